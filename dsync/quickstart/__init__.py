@@ -1,0 +1,1 @@
+"""Servers to try dsync on: embedded PostgreSQL and a database that looks real."""
