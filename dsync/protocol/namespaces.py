@@ -1,0 +1,146 @@
+"""Names of namespaces and patterns over them.
+
+A namespace is written as dotted parts, each quoted as in SQL where it is not a plain word: `public.orders`,
+`shop."order lines"`, `"a.b"."say ""hi"""`. Case is kept as written. A pattern is the same with `*` and `?` in unquoted
+parts, or `re:` and a regular expression over the whole written name; a pattern with fewer parts than a name is
+compared with the name's last parts, so `orders` finds `public.orders`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from dsync.protocol.errors import RequestError
+
+_PLAIN = re.compile(r"[^\W\d][\w$]*\Z")
+_TOKEN = re.compile(r'"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^".:]+)')
+
+
+def join(parts: Iterable[str]) -> str:
+    """The written form of a name: `join(("public", "a b")) == 'public."a b"'`."""
+    return ".".join(part if _PLAIN.match(part) else '"' + part.replace('"', '""') + '"' for part in parts)
+
+
+def split(name: str) -> tuple[str, ...]:
+    """The parts of a written name; the inverse of `join`.
+
+    Raises:
+        RequestError: the quoting is not closed, or a part is empty.
+    """
+    parts, rest = _parse(name, name)
+    if rest:
+        raise RequestError(f"namespace {name!r}: cannot read {rest!r}; quote names that contain a colon")
+    return tuple(text for text, _ in parts)
+
+
+def _parse(text: str, whole: str) -> tuple[list[tuple[str, bool]], str]:
+    """Parts with whether each was quoted, and what follows them (empty, or from a colon on)."""
+    parts: list[tuple[str, bool]] = []
+    position = 0
+    while True:
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise RequestError(f"namespace {whole!r}: a name is empty or its quotes are not closed")
+        quoted = match.group("quoted")
+        parts.append((match.group("plain"), False) if quoted is None else (quoted.replace('""', '"'), True))
+        position = match.end()
+        if position == len(text) or text[position] == ":":
+            return parts, text[position:]
+        if text[position] != ".":
+            raise RequestError(f"namespace {whole!r}: a dot was expected after {text[:position]!r}")
+        position += 1
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Which namespaces are meant, and under which name they arrive (`NS[:TO]`)."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        _ = self._compiled
+
+    @cached_property
+    def _compiled(self) -> tuple[re.Pattern[str] | None, tuple[re.Pattern[str], ...], tuple[str, ...]]:
+        if self.text.startswith("re:"):
+            try:
+                return re.compile(self.text[3:]), (), ()
+            except re.error as exc:
+                raise RequestError(f"namespace {self.text!r}: not a regular expression: {exc}") from exc
+        parts, rest = _parse(self.text, self.text)
+        target = split(rest[1:]) if rest else ()
+        if target and any(not quoted and _is_glob(part) for part, quoted in parts):
+            raise RequestError(f"namespace {self.text!r}: a pattern cannot be mapped onto one name")
+        return None, tuple(_glob(part, quoted) for part, quoted in parts), target
+
+    @property
+    def target(self) -> tuple[str, ...]:
+        """The parts of TO; empty where the namespace keeps its name."""
+        return self._compiled[2]
+
+    def matches(self, namespace: str) -> bool:
+        expression, globs, _ = self._compiled
+        if expression is not None:
+            return expression.fullmatch(namespace) is not None
+        parts = split(namespace)
+        if len(globs) > len(parts):
+            return False
+        return all(glob.fullmatch(part) for glob, part in zip(globs, parts[len(parts) - len(globs) :], strict=True))
+
+    def rename(self, namespace: str) -> str:
+        """The name at the sink: leading parts that TO does not give are kept."""
+        parts = split(namespace)
+        if not self.target:
+            return namespace
+        return join((*parts[: max(0, len(parts) - len(self.target))], *self.target))
+
+
+def _is_glob(part: str) -> bool:
+    return "*" in part or "?" in part
+
+
+def _glob(part: str, quoted: bool) -> re.Pattern[str]:
+    if quoted:
+        return re.compile(re.escape(part), re.DOTALL)
+    pieces = (".*" if c == "*" else "." if c == "?" else re.escape(c) for c in part)
+    return re.compile("".join(pieces), re.DOTALL)
+
+
+def select(namespaces: Sequence[str], include: Sequence[str], exclude: Sequence[str] = ()) -> dict[str, str]:
+    """Source name → sink name for every namespace that a pattern includes and none excludes, in the given order.
+
+    No include pattern means all. The first pattern that matches decides the name.
+
+    Raises:
+        RequestError: an include pattern matches nothing, or two namespaces would arrive under one name.
+    """
+    wanted = [Pattern(text) for text in include]
+    unwanted = [Pattern(text) for text in exclude]
+    for pattern in wanted:
+        if not any(pattern.matches(name) for name in namespaces):
+            raise RequestError(
+                f"namespace pattern {pattern.text!r} matches nothing at the source; "
+                "`dsync plan` without -n lists what is there"
+            )
+    chosen: dict[str, str] = {}
+    for name in namespaces:
+        if any(pattern.matches(name) for pattern in unwanted):
+            continue
+        first = next((pattern for pattern in wanted if pattern.matches(name)), None)
+        if first is not None:
+            chosen[name] = first.rename(name)
+        elif not wanted:
+            chosen[name] = name
+    _refuse_collisions(chosen)
+    return chosen
+
+
+def _refuse_collisions(chosen: dict[str, str]) -> None:
+    sources: dict[str, str] = {}
+    for source, target in chosen.items():
+        if target in sources:
+            raise RequestError(f"{sources[target]} and {source} would both arrive as {target}; map one of them elsewhere")
+        sources[target] = source

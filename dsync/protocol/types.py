@@ -1,0 +1,526 @@
+"""The values that travel between a coordinator and its plug-ins.
+
+They mirror `proto/adiom/v1` and `proto/dsync/v1` field for field; the conversions stand beside them in
+`dsync.protocol.convert`. Everything is immutable, so a value can be shared between tasks and kept in a plan.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+Buffer = bytes | bytearray | memoryview
+
+
+class PageType(enum.IntEnum):
+    """What the body of a page is; numbers below 100 are those of adiom.v1.DataType."""
+
+    UNKNOWN = 0
+    BSON = 1
+    JSON = 2
+    PG_COPY_BINARY = 101
+    PG_COPY_TEXT = 102
+
+
+class UpdateType(enum.IntEnum):
+    UNKNOWN = 0
+    INSERT = 1
+    UPDATE = 2
+    DELETE = 3
+    PARTIAL_UPDATE = 4
+
+
+class Role(enum.IntEnum):
+    UNKNOWN = 0
+    SOURCE = 1
+    SINK = 2
+
+
+class Severity(enum.IntEnum):
+    UNKNOWN = 0
+    INFO = 1
+    WARNING = 2
+    STOP = 3
+
+
+class Verdict(enum.IntEnum):
+    UNKNOWN = 0
+    UNCHANGED = 1
+    CHANGED = 2
+
+
+class OnExisting(enum.IntEnum):
+    UNKNOWN = 0
+    ERROR = 1
+    RESUME = 2
+    APPEND = 3
+    TRUNCATE = 4
+    DROP = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceCapabilities:
+    data_types: tuple[PageType, ...] = (PageType.BSON,)
+    lsn_stream: bool = False
+    multi_namespace_plan: bool = False
+    default_plan: bool = False
+    get_by_ids: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkCapabilities:
+    data_types: tuple[PageType, ...] = (PageType.BSON,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """Who a plug-in is; at least one of `source` and `sink` is set."""
+
+    id: str
+    """Says whether this is the same endpoint as before; empty: it cannot tell."""
+    db_type: str
+    version: str = ""
+    spec: str = ""
+    source: SourceCapabilities | None = None
+    sink: SinkCapabilities | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extensions:
+    """What of dsync.v1 a plug-in serves."""
+
+    read_types: tuple[PageType, ...] = ()
+    write_types: tuple[PageType, ...] = ()
+    services: frozenset[str] = frozenset()
+    """Short names: "PageService", "LedgerService", "PlanService", "SchemaService", "ChecksumService"."""
+    max_message_bytes: int = 0
+    page_refs: bool = False
+    transactional: bool = False
+    checksum_dialect: str = ""
+    schema_dialect: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something a person should know before data moves, and what to do about it."""
+
+    code: str
+    """Stable and kebab-case, for scripts: "row-security", "no-pg-dump"."""
+    severity: Severity
+    object: str
+    message: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRequest:
+    """What a plug-in is told once, before any call that moves data."""
+
+    flow: str = ""
+    run: str = ""
+    role: Role = Role.UNKNOWN
+    page_bytes: int = 2 * 1024 * 1024
+    max_message_bytes: int = 4 * 1024 * 1024
+    page_directory: str = ""
+    """Where pages by reference are written; empty: by value only."""
+    page_probe: str = ""
+    """A file in `page_directory` whose content proves a common file system."""
+    memory_bytes: int = 0
+    parallel: int = 2
+    end_orphans: bool = False
+    """End what an earlier life of this flow still runs at the server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRequest:
+    role: Role
+    namespaces: tuple[str, ...] = ()
+    peer_db_type: str = ""
+    peer_version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """A slice of a namespace that can be read alone; sent back to the source exactly as planned."""
+
+    namespace: str
+    header: str = ""
+    value: str = ""
+    cursor: bytes = b""
+    estimated_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdatesPartition:
+    namespaces: tuple[str, ...] = ()
+    header: str = ""
+    value: str = ""
+    cursor: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    namespaces: tuple[str, ...]
+    initial_sync: bool = True
+    updates: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    partitions: tuple[Partition, ...]
+    updates_partitions: tuple[UpdatesPartition, ...] = ()
+    snapshot: bytes = b""
+    """Names the snapshot all pages are read from (PlanService); empty: there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopiedPartition:
+    partition: Partition
+    cursor: bytes = b""
+    rows: int = 0
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceVerdict:
+    namespace: str
+    verdict: Verdict
+    reason: str = ""
+    partitions: tuple[Partition, ...] = ()
+    """For a changed namespace: how to read it again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumedPlan:
+    snapshot: bytes
+    """Equal to the one asked about: it is still held and nothing has to change."""
+    verdicts: tuple[NamespaceVerdict, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRef:
+    """A page's body in a file of the session's page directory."""
+
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Records of one namespace, in one of three bodies.
+
+    `records`: one bytes object a record (adiom.v1). `packed`: the records concatenated (BSON documents and COPY
+    rows delimit themselves). `ref`: packed, in a file. Exactly one is not None.
+    """
+
+    type: PageType
+    rows: int
+    next_cursor: bytes = b""
+    """Empty: the partition is done."""
+    records: Sequence[bytes] | None = None
+    packed: Buffer | None = None
+    ref: PageRef | None = None
+
+    def __post_init__(self) -> None:
+        if sum(body is not None for body in (self.records, self.packed, self.ref)) != 1:
+            raise ValueError("a page has exactly one body")
+
+    @property
+    def size_bytes(self) -> int:
+        if self.ref is not None:
+            return self.ref.size_bytes
+        if self.packed is not None:
+            return len(self.packed)
+        return sum(map(len, self.records or ()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadRequest:
+    """Ask for one page; asking twice with one cursor gives the same page."""
+
+    partition: Partition
+    type: PageType = PageType.BSON
+    cursor: bytes = b""
+    """Empty: from the start of the partition."""
+    columns: tuple[str, ...] = ()
+    by_reference: bool = False
+    page_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteContext:
+    """Which step of which flow a write belongs to."""
+
+    flow: str
+    run: str
+    unit: str
+    fence: int
+    cursor: bytes
+    """Where the unit goes on after this write."""
+    seq: int
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteRequest:
+    namespace: str
+    page: Page
+    columns: tuple[str, ...] = ()
+    context: WriteContext | None = None
+    upsert: bool = True
+    """Rows may be there already: write by key. False promises that none of them is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BsonValue:
+    """One BSON value outside a document; equal means equal type and equal bytes."""
+
+    data: bytes
+    type: int
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    id: tuple[BsonValue, ...]
+    type: UpdateType
+    data: bytes = b""
+    partial_update_unset: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteUpdatesRequest:
+    namespace: str
+    updates: tuple[Update, ...]
+    type: PageType = PageType.BSON
+    context: WriteContext | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRequest:
+    namespaces: tuple[str, ...] = ()
+    type: PageType = PageType.BSON
+    cursor: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateBatch:
+    updates: tuple[Update, ...]
+    namespace: str
+    next_cursor: bytes
+    time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LsnPosition:
+    lsn: int
+    next_cursor: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitRef:
+    unit: str
+    namespace: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitState:
+    """Where a unit stands at the sink; a new unit has an empty cursor, seq 0 and no rows."""
+
+    unit: str
+    fence: int
+    cursor: bytes = b""
+    seq: int = 0
+    rows: int = 0
+    size_bytes: int = 0
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowManifest:
+    """A flow as the sink remembers it, so that lost state can be rebuilt."""
+
+    flow: str
+    fingerprint: str
+    name: str
+    run: str
+    plan: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    name: str
+    type: str
+    not_null: bool = False
+    generated: bool = False
+    key_position: int = 0
+    page_types: tuple[PageType, ...] = ()
+    orders_everywhere: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceDescription:
+    namespace: str
+    columns: tuple[Column, ...] = ()
+    estimated_rows: int = 0
+    size_bytes: int = 0
+    rowless: bool = False
+    """Copied, but not by rows of its own: a partitioned parent, a view."""
+    kind: str = "table"
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The key's columns in key order; empty where there is none."""
+        keyed = sorted((c.key_position, c.name) for c in self.columns if c.key_position)
+        return tuple(name for _, name in keyed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DescribeRequest:
+    namespaces: tuple[str, ...] = ()
+    definition_for: str = ""
+    peer_version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaDescription:
+    namespaces: tuple[NamespaceDescription, ...]
+    dialect: str = ""
+    definition: bytes = b""
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceMapping:
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareRequest:
+    flow: str
+    run: str
+    mappings: tuple[NamespaceMapping, ...]
+    description: SchemaDescription
+    whole_database: bool = False
+    create: bool = True
+    on_existing: OnExisting = OnExisting.ERROR
+    no_owner: bool = False
+    no_privileges: bool = False
+    allow_lossy: bool = False
+    dry_run: bool = False
+    page_types: tuple[PageType, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedNamespace:
+    source: str
+    target: str
+    page_type: PageType
+    columns: tuple[str, ...] = ()
+    upsert: bool = False
+    existed: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishStep:
+    """Something to do once all rows are there; `payload` is the sink's own and comes back to it as it is."""
+
+    id: str
+    kind: str
+    name: str
+    namespace: str = ""
+    depends_on: tuple[str, ...] = ()
+    payload: bytes = field(default=b"", repr=False)
+    needs_source: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    namespaces: tuple[PreparedNamespace, ...]
+    steps: tuple[FinishStep, ...] = ()
+    ddl: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRange:
+    """Rows whose key, compared as a row, lies in [lower, upper); an empty bound is open."""
+
+    lower: tuple[str, ...] = ()
+    upper: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChecksumRequest:
+    namespace: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...] = ()
+    range: KeyRange = KeyRange()
+    buckets: int = 1
+    only_buckets: tuple[int, ...] = ()
+    algorithm: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    bucket: int
+    count: int
+    sum: int
+    """The sum of 128-bit row hashes, modulo 2**128."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowHash:
+    key: tuple[str, ...]
+    hash: bytes
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsRequest:
+    namespace: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    keys: tuple[tuple[str, ...], ...]
+
+
+TextRow = tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformInfo:
+    request_type: PageType
+    response_types: tuple[PageType, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformCapabilities:
+    transforms: tuple[TransformInfo, ...]
+    use_multiple_responses: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformRequest:
+    namespace: str
+    request_type: PageType
+    response_type: PageType
+    updates: tuple[Update, ...] = ()
+    data: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformOutput:
+    namespace: str
+    """Empty: as mapped by the coordinator."""
+    updates: tuple[Update, ...] = ()
+    data: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformResponse:
+    outputs: tuple[TransformOutput, ...]
+    """One where `use_multiple_responses` is false."""
