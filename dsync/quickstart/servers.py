@@ -164,9 +164,7 @@ class EmbeddedPostgres:
                 self.port = _free_port()
             self._write_settings()
             log_start = self.log_file.stat().st_size
-            self._process = self._run(
-                "postgres", "-D", str(self.data_dir), "-c", f"config_file={self._config_file}"
-            )
+            self._process = self._run("postgres", "-D", str(self.data_dir), "-c", f"config_file={self._config_file}")
             try:
                 self._wait_until_ready(log_start)
                 return
@@ -242,9 +240,7 @@ class EmbeddedPostgres:
                 " WHERE database = %s AND NOT active AND NOT temporary",
                 [name],
             )
-            connection.execute(
-                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-            )
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def create_role(self, name: str, *, attributes: LiteralString = "LOGIN") -> None:
         """Create a role with a password of its own, which `uri(user=name)` then carries."""
@@ -328,9 +324,7 @@ class EmbeddedPostgres:
             code = self._process.wait(_POLL_S)
             if code is None and time.monotonic() < deadline:
                 continue
-            outcome = (
-                f"ended with {code}" if code is not None else f"was not ready in {_START_TIMEOUT_S:.0f} s"
-            )
+            outcome = f"ended with {code}" if code is not None else f"was not ready in {_START_TIMEOUT_S:.0f} s"
             if code is None:
                 self.kill()
             tail = self.log_tail(start=log_start)
@@ -373,9 +367,7 @@ def _server_user() -> tuple[int, int] | None:
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
             return entry.pw_uid, entry.pw_gid
-    raise ServerError(
-        "PostgreSQL does not run as root, and there is no user `nobody`: start this as another user"
-    )
+    raise ServerError("PostgreSQL does not run as root, and there is no user `nobody`: start this as another user")
 
 
 def _free_port() -> int:
