@@ -1,7 +1,7 @@
 """Names of namespaces and patterns over them.
 
 A namespace is written as dotted parts, each quoted as in SQL where it is not a plain word: `public.orders`,
-`shop."order lines"`, `"a.b"."say ""hi"""`. Case is kept as written. A pattern is the same with `*` and `?` in unquoted
+`shop."order lines"`, `"a.b"."12 "" inch"`. Case is kept as written. A pattern is the same with `*` and `?` in unquoted
 parts, or `re:` and a regular expression over the whole written name; a pattern with fewer parts than a name is
 compared with the name's last parts, so `orders` finds `public.orders`.
 """
@@ -142,5 +142,5 @@ def _refuse_collisions(chosen: dict[str, str]) -> None:
     sources: dict[str, str] = {}
     for source, target in chosen.items():
         if target in sources:
-            raise RequestError(f"{sources[target]} and {source} would both arrive as {target}; map one of them elsewhere")
+            raise RequestError(f"{sources[target]} and {source} would both arrive as {target}; map one elsewhere")
         sources[target] = source
