@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -27,7 +28,13 @@ class KeptProcess:
 
     def wait(self, timeout_s: float) -> int | None:
         """Return the exit code, or None where it still runs after that time."""
-        return self._owner.exit_code(self.pid, timeout_s=timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            # In slices: between them another thread may send a signal.
+            code = self._owner.exit_code(self.pid, timeout_s=min(left_s, 0.1))
+            if code is not None:
+                return code
+        return self.poll()
 
     def signal(self, number: int) -> None:
         """Send a signal; nothing happens where the process has ended."""
@@ -43,6 +50,7 @@ class KeeperHandle:
         self._exit_codes: dict[int, int] = {}
         self._started: list[int] = []
         self._pending = b""
+        self._gone = False
         # PYTHON* variables and PG* variables of the owner are not for its servers.
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),
@@ -85,8 +93,14 @@ class KeeperHandle:
         with self._lock:
             while pid not in self._exit_codes:
                 if not self._read_event(max(0.0, deadline - time.monotonic())):
-                    return None
+                    # The end of the keeper is the end of its children, by the signal that they asked for.
+                    return -signal.SIGQUIT if self._gone else None
             return self._exit_codes[pid]
+
+    @property
+    def is_gone(self) -> bool:
+        """True once the keeper has ended, by itself or because somebody killed it."""
+        return self._gone or self._process.poll() is not None
 
     def close(self) -> None:
         """End every child at once, remove the directory and wait for the keeper. Repeating it is harmless."""
@@ -101,6 +115,7 @@ class KeeperHandle:
         """Take in the keeper's next event; False where none came in time or the keeper has ended."""
         assert self._process.stdout is not None
         if self._process.stdout.closed:
+            self._gone = True
             return False
         descriptor = self._process.stdout.fileno()
         while b"\n" not in self._pending:
@@ -108,6 +123,7 @@ class KeeperHandle:
                 return False
             chunk = os.read(descriptor, 65536)
             if not chunk:
+                self._gone = True
                 return False
             self._pending += chunk
         line, _, self._pending = self._pending.partition(b"\n")

@@ -30,6 +30,7 @@ from dsync.quickstart.process import KeeperHandle, KeptProcess
 
 __all__ = ["EmbeddedPostgres", "PgInstallation", "ServerError", "find_installations", "find_server"]
 
+Auth = Literal["scram-sha-256", "trust"]
 StopMode = Literal["smart", "fast", "immediate"]
 
 SUPERUSER = "postgres"
@@ -75,20 +76,26 @@ class EmbeddedPostgres:
         installation: PgInstallation | int | None = None,
         *,
         settings: Mapping[str, str] | None = None,
-        auth: Literal["scram-sha-256", "trust"] = "scram-sha-256",
+        auth: Auth = "scram-sha-256",
         locale: str = "C",
         encoding: str = "UTF8",
         directory: Path | None = None,
+        standby_of: "EmbeddedPostgres | None" = None,
     ) -> None:
-        """Choose a server by installation or major version (None: the newest) without starting it."""
+        """Choose a server by installation or major version (None: the newest) without starting it.
+
+        A standby takes version and passwords from its primary, which must run when the standby first starts.
+        """
+        if standby_of is not None:
+            installation, auth = standby_of.installation, standby_of.auth
         if not isinstance(installation, PgInstallation):
             installation = find_server(installation)
         self._user = _server_user()
-        self.installation = installation if self._user is None else readable_by_anyone(installation)
+        self.installation: PgInstallation = installation if self._user is None else readable_by_anyone(installation)
         """What runs; a copy of the one asked for where its user could not read that."""
         self.settings: dict[str, str] = {**_SETTINGS, **(settings or {})}
         """Configuration parameters; a change counts from the next start."""
-        self.auth = auth
+        self.auth: Auth = auth
         self.port = 0
         """The port on 127.0.0.1, the same over restarts; 0 until the first start."""
         self._locale = locale
@@ -97,8 +104,9 @@ class EmbeddedPostgres:
         self._folder: Path | None = None
         self._keeper: KeeperHandle | None = None
         self._process: KeptProcess | None = None
-        self._passwords: dict[str, str] = {}
-        if auth != "trust":
+        self._primary = standby_of
+        self._passwords: dict[str, str] = {} if standby_of is None else standby_of._passwords
+        if auth != "trust" and standby_of is None:
             self._passwords[SUPERUSER] = secrets.token_urlsafe(18)
 
     def __enter__(self) -> Self:
@@ -157,7 +165,7 @@ class EmbeddedPostgres:
             return
         self._prepare_folder()
         if not (self.data_dir / "PG_VERSION").exists():
-            self._init_cluster()
+            self._make_cluster()
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             is_new_port = self.port == 0
             if is_new_port:
@@ -200,7 +208,12 @@ class EmbeddedPostgres:
         if self._kept_directory is not None and self.is_running:
             self.stop()
         if self._keeper is not None:
+            if not self.is_running:
+                self._free_shared_memory()
             self._keeper.close()
+        if self._folder is not None and self._kept_directory is None:
+            # The keeper has done so, unless somebody killed it.
+            shutil.rmtree(self._folder, ignore_errors=True)
         self._keeper = self._process = self._folder = None
 
     def uri(self, dbname: str = "postgres", *, user: str = SUPERUSER, password: str | None = None) -> str:
@@ -265,12 +278,15 @@ class EmbeddedPostgres:
 
     def _prepare_folder(self) -> None:
         """Make the folder and the keeper that removes it."""
+        if self._keeper is not None and self._keeper.is_gone:
+            self._keeper.close()
+            self._keeper = None
         if self._keeper is not None:
             return
         if self._kept_directory is not None:
             self._folder = self._kept_directory.resolve()
             self._folder.mkdir(parents=True, exist_ok=True)
-        else:
+        elif self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="dsync-pg-", dir=scratch_folder()))
         if self._user is not None:
             # The server's user has to pass through; nobody else can list it, and the data stays closed.
@@ -280,24 +296,45 @@ class EmbeddedPostgres:
             self.log_file.chmod(0o600)
             self._keeper = KeeperHandle(log=log, directory=temporary, user=self._user)
 
-    def _init_cluster(self) -> None:
+    def _make_cluster(self) -> None:
         self.data_dir.mkdir(mode=0o700, exist_ok=True)
         self._give_to_server(self.data_dir)
-        password_file = self.folder / "password"
+        tool, options = ("initdb", self._initdb_options()) if self._primary is None else self._backup_command()
+        code = self._run(tool, *options).wait(_START_TIMEOUT_S)
+        if self._primary is None:
+            self._password_file.unlink(missing_ok=True)
+        if code != 0:
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+            raise ServerError(f"{tool} of PostgreSQL {self.major} failed ({code}):\n{self.log_tail()}")
+
+    def _initdb_options(self) -> list[str]:
         options = ["-D", str(self.data_dir), "-U", SUPERUSER, "--no-sync", f"--auth={self.auth}"]
         options += [f"--encoding={self._encoding}", f"--locale={self._locale}"]
         if self.auth != "trust":
-            password_file.touch(mode=0o600)
-            password_file.write_text(self._passwords[SUPERUSER], encoding="ascii")
-            self._give_to_server(password_file)
-            options.append(f"--pwfile={password_file}")
-        try:
-            code = self._run("initdb", *options).wait(_START_TIMEOUT_S)
-        finally:
-            password_file.unlink(missing_ok=True)
-        if code != 0:
-            shutil.rmtree(self.data_dir, ignore_errors=True)
-            raise ServerError(f"initdb of PostgreSQL {self.major} failed ({code}):\n{self.log_tail()}")
+            self._write_password(self._passwords[SUPERUSER])
+            options.append(f"--pwfile={self._password_file}")
+        return options
+
+    def _backup_command(self) -> tuple[str, list[str]]:
+        """Copy the primary and follow it; the password goes through a file, never through the command's line."""
+        assert self._primary is not None
+        address = f"host=127.0.0.1 port={self._primary.port} user={SUPERUSER}"
+        if self.auth != "trust":
+            self._write_password(f"*:*:*:{SUPERUSER}:{self._passwords[SUPERUSER]}")
+            address += f" passfile='{self._password_file}'"
+        return "pg_basebackup", [
+            *("-D", str(self.data_dir), "-d", address),
+            *("--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"),
+        ]
+
+    @property
+    def _password_file(self) -> Path:
+        return self.folder / "password"
+
+    def _write_password(self, text: str) -> None:
+        self._password_file.touch(mode=0o600)
+        self._password_file.write_text(text, encoding="ascii")
+        self._give_to_server(self._password_file)
 
     def _write_settings(self) -> None:
         """Write our parameters to a file of their own, so that ALTER SYSTEM still has the last word.
@@ -344,7 +381,19 @@ class EmbeddedPostgres:
             return False
         # A pid file of a crashed server stays until the next one has taken over.
         is_ours = self._process is not None and lines[:1] == [str(self._process.pid)]
-        return is_ours and len(lines) >= 8 and lines[7].strip() in ("ready", "standby")
+        return is_ours and len(lines) >= 8 and lines[7].strip() == "ready"
+
+    def _free_shared_memory(self) -> None:
+        """Remove the System V segment of a server that was killed: it would stay until the next boot."""
+        try:
+            key_line = (self.data_dir / "postmaster.pid").read_text(encoding="utf-8").splitlines()[6]
+            segment = int(key_line.split()[1])
+        except (FileNotFoundError, IndexError, ValueError):
+            return
+        remover = shutil.which("ipcrm")
+        if remover is not None and self._keeper is not None and not self._keeper.is_gone:
+            # As the server's user, which cannot remove a segment of anybody else.
+            self._keeper.run([remover, "-m", str(segment)]).wait(_START_TIMEOUT_S)
 
     def _run(self, tool: str, *arguments: str) -> KeptProcess:
         assert self._keeper is not None
