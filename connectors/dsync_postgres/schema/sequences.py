@@ -1,0 +1,106 @@
+"""Sequences and where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import LiteralString
+
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from dsync_postgres.schema.catalog import Connection
+from dsync_postgres.schema.names import TableName
+
+# One statement for many sequences; much longer ones cost more to parse than the round trips they save.
+_BATCH = 200
+
+_SEQUENCES: LiteralString = """
+SELECT n.nspname AS schema, c.relname AS name, c.relpersistence::text AS persistence,
+       has_schema_privilege(n.oid, 'USAGE') AND has_sequence_privilege(c.oid, 'SELECT') AS can_select,
+       o.schema AS owner_schema, o.name AS owner_name, coalesce(o.is_identity, false) AS is_identity
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN LATERAL (
+    SELECT tn.nspname AS schema, t.relname AS name, d.deptype = 'i' AS is_identity
+    FROM pg_depend d JOIN pg_class t ON t.oid = d.refobjid JOIN pg_namespace tn ON tn.oid = t.relnamespace
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass
+      AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
+    LIMIT 1) o ON true
+WHERE c.relkind = 'S' AND n.nspname NOT IN ('pg_catalog', 'information_schema', '_dsync')
+  AND n.nspname !~ '^pg_(toast_)?temp_'
+ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceFacts:
+    """A sequence of the database."""
+
+    name: TableName
+    persistence: str
+    can_select: bool
+    """Without it its position cannot be read."""
+    owner_table: TableName | None
+    """The table whose column it is for."""
+    is_identity: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequencePosition:
+    """Where a sequence stood when it was read; sequences know no snapshot."""
+
+    name: TableName
+    last_value: int
+    is_called: bool
+    """False: the next value is `last_value` itself."""
+
+
+async def read_sequences(connection: Connection) -> dict[TableName, SequenceFacts]:
+    """Return all sequences, those of identity columns included."""
+    found: dict[TableName, SequenceFacts] = {}
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        async for row in await cursor.execute(_SEQUENCES):
+            name = TableName(schema=row.pop("schema"), name=row.pop("name"))
+            schema, table = row.pop("owner_schema"), row.pop("owner_name")
+            owner = None if schema is None else TableName(schema=schema, name=table)
+            found[name] = SequenceFacts(name=name, owner_table=owner, **row)
+    return found
+
+
+async def read_positions(connection: Connection, names: Iterable[TableName]) -> tuple[SequencePosition, ...]:
+    """Return where these sequences stand now, in the order asked.
+
+    The view pg_sequences would not do: it hides the value of a sequence that was set but not yet called.
+    """
+    wanted = list(names)
+    found: list[SequencePosition] = []
+    for at in range(0, len(wanted), _BATCH):
+        found += await _read_batch(connection, wanted[at : at + _BATCH])
+    return tuple(found)
+
+
+async def _read_batch(connection: Connection, names: Sequence[TableName]) -> list[SequencePosition]:
+    selects = [
+        sql.SQL("SELECT {}::int, last_value, is_called FROM {}").format(sql.Literal(at), name.identifier)
+        for at, name in enumerate(names)
+    ]
+    cursor = await connection.execute(sql.SQL(" UNION ALL ").join(selects))
+    rows = sorted(await cursor.fetchall())
+    return [
+        SequencePosition(name=names[at], last_value=last_value, is_called=is_called)
+        for at, last_value, is_called in rows
+    ]
+
+
+def set_positions(positions: Iterable[SequencePosition]) -> tuple[str, ...]:
+    """Return statements that put the sink's sequences where the source's stood; repeating them is harmless."""
+    return tuple(
+        sql.SQL("SELECT pg_catalog.setval({}::pg_catalog.regclass, {}, {})")
+        .format(
+            sql.Literal(position.name.identifier.as_string(None)),
+            sql.Literal(position.last_value),
+            sql.Literal(position.is_called),
+        )
+        .as_string(None)
+        for position in positions
+    )

@@ -1,0 +1,190 @@
+"""What a server and its database are: versions, roles, extensions, and what this role may do there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import LiteralString
+
+from psycopg.rows import class_row
+
+from dsync_postgres.schema.catalog import Connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """The server, the database in it and our role."""
+
+    version_num: int
+    """As in 160014."""
+    version: str
+    user: str
+    """The current role."""
+    is_superuser: bool
+    is_standby: bool
+    database: str
+    encoding: str
+    """As in UTF8 or SQL_ASCII."""
+    collate: str
+    ctype: str
+    locale_provider: str
+    """c libc, i ICU, b built in."""
+    locale: str | None
+    """The provider's own locale, where that is not libc."""
+    lc_monetary: str
+    """The database's or role's setting, before our session pinned its own."""
+    can_create: bool
+    """CREATE on the database: new schemas and trusted extensions."""
+
+    @property
+    def major(self) -> int:
+        """As in 16."""
+        return self.version_num // 10000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleFacts:
+    """Another role of the server, seen from ours."""
+
+    name: str
+    can_become: bool
+    """We may SET ROLE to it, and so give things to it."""
+    has_its_rights: bool
+    """We have its privileges without SET ROLE, and so can still work on what it owns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtensionFacts:
+    """An extension that is installed, could be, or both."""
+
+    name: str
+    installed_version: str | None
+    """None: not installed."""
+    schema: str | None
+    """Where it is installed."""
+    is_owner: bool
+    """It is installed, and ours."""
+    default_version: str | None
+    """None: its files are not there, so it cannot be installed."""
+    may_create: bool
+    """By our role, as far as superuser and trust are concerned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaFacts:
+    """A schema that exists."""
+
+    name: str
+    owner: str
+    may_create: bool
+    """CREATE in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TablespaceFacts:
+    """A tablespace that exists."""
+
+    name: str
+    may_create: bool
+
+
+_SERVER: LiteralString = """
+SELECT current_setting('server_version_num')::int AS version_num, current_setting('server_version') AS version,
+       current_user::text AS "user", r.rolsuper AS is_superuser, pg_is_in_recovery() AS is_standby,
+       d.datname::text AS database, pg_encoding_to_char(d.encoding)::text AS encoding,
+       d.datcollate::text AS collate, d.datctype::text AS ctype,
+       coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') AS locale_provider,
+       coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') AS locale,
+       (SELECT s.reset_val FROM pg_settings s WHERE s.name = 'lc_monetary') AS lc_monetary,
+       has_database_privilege(d.oid, 'CREATE') AS can_create
+FROM pg_database d, pg_roles r
+WHERE d.datname = current_database() AND r.rolname = current_user
+"""
+
+# The privilege SET came with 16; before that membership alone allowed SET ROLE.
+_ROLES: LiteralString = """
+SELECT r.rolname::text AS name,
+       pg_has_role(r.oid, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
+           AS can_become,
+       pg_has_role(r.oid, 'USAGE') AS has_its_rights
+FROM pg_roles r ORDER BY r.rolname COLLATE "C"
+"""
+
+_EXTENSIONS: LiteralString = """
+SELECT coalesce(a.name, e.extname)::text AS name, e.extversion AS installed_version, n.nspname::text AS schema,
+       coalesce(pg_has_role(e.extowner, 'USAGE'), false) AS is_owner, a.default_version,
+       coalesce(v.trusted OR NOT v.superuser OR r.rolsuper, false) AS may_create
+FROM pg_available_extensions() a
+FULL JOIN pg_extension e ON e.extname = a.name
+LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
+LEFT JOIN pg_available_extension_versions() v ON v.name = a.name AND v.version = a.default_version
+CROSS JOIN (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) r
+"""
+
+_SCHEMAS: LiteralString = """
+SELECT nspname::text AS name, pg_get_userbyid(nspowner)::text AS owner,
+       has_schema_privilege(oid, 'CREATE') AS may_create
+FROM pg_namespace
+"""
+
+_TABLESPACES: LiteralString = """
+SELECT spcname::text AS name, has_tablespace_privilege(oid, 'CREATE') AS may_create FROM pg_tablespace
+"""
+
+# A collation of the catalogue can be used only with the encodings it is for.
+_COLLATIONS: LiteralString = """
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.collname)
+FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+WHERE c.collencoding IN (-1, (SELECT encoding FROM pg_database WHERE datname = current_database()))
+"""
+
+
+async def read_server(connection: Connection) -> ServerFacts:
+    """Return what the connection is connected to, and as whom."""
+    async with connection.cursor(row_factory=class_row(ServerFacts)) as cursor:
+        row = await (await cursor.execute(_SERVER)).fetchone()
+    assert row is not None
+    return row
+
+
+async def read_roles(connection: Connection) -> dict[str, RoleFacts]:
+    """Return all roles of the server by name."""
+    async with connection.cursor(row_factory=class_row(RoleFacts)) as cursor:
+        return {row.name: row async for row in await cursor.execute(_ROLES)}
+
+
+async def read_extensions(connection: Connection) -> dict[str, ExtensionFacts]:
+    """Return the extensions that are installed in this database or could be, by name."""
+    async with connection.cursor(row_factory=class_row(ExtensionFacts)) as cursor:
+        return {row.name: row async for row in await cursor.execute(_EXTENSIONS)}
+
+
+async def read_schemas(connection: Connection) -> dict[str, SchemaFacts]:
+    """Return all schemas by name."""
+    async with connection.cursor(row_factory=class_row(SchemaFacts)) as cursor:
+        return {row.name: row async for row in await cursor.execute(_SCHEMAS)}
+
+
+async def read_tablespaces(connection: Connection) -> dict[str, TablespaceFacts]:
+    """Return all tablespaces by name."""
+    async with connection.cursor(row_factory=class_row(TablespaceFacts)) as cursor:
+        return {row.name: row async for row in await cursor.execute(_TABLESPACES)}
+
+
+async def read_access_methods(connection: Connection) -> frozenset[str]:
+    """Return the names of the table access methods."""
+    cursor = await connection.execute("SELECT amname::text FROM pg_am WHERE amtype = 't'")
+    return frozenset([name async for (name,) in cursor])
+
+
+async def read_collations(connection: Connection) -> frozenset[str]:
+    """Return the qualified, quoted names of the collations that this database can use."""
+    cursor = await connection.execute(_COLLATIONS)
+    return frozenset([name async for (name,) in cursor])
+
+
+async def count_large_objects(connection: Connection) -> int:
+    """Return how many large objects the database holds."""
+    cursor = await connection.execute("SELECT count(*) FROM pg_largeobject_metadata")
+    row = await cursor.fetchone()
+    assert row is not None
+    return int(row[0])
