@@ -303,6 +303,9 @@ class StreamRequest:
     namespaces: tuple[str, ...] = ()
     type: PageType = PageType.BSON
     cursor: bytes = b""
+    header: str = ""
+    """With `value` as in the UpdatesPartition that is streamed: sent as metadata, for load balancers."""
+    value: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,516 @@
+"""A connector or a transform in another process: our interface spoken over a channel.
+
+`read_page` and `write_page` work with every peer. One that serves adiom.v1 alone gets ListData and WriteData with
+single records, cut into messages it can be expected to take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
+
+import xxhash
+
+from dsync.protocol import pages
+from dsync.protocol._gen.adiom.v1 import adiom_pb2 as adiom
+from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
+from dsync.protocol.channel import MAX_MESSAGE_BYTES, UNDECLARED_MESSAGE_BYTES, Deadlines, Target
+from dsync.protocol.convert import checksums, flows, handshake, schema, transforms, values
+from dsync.protocol.convert import pages as messages
+from dsync.protocol.errors import CapacityError, PluginBugError, UnsupportedError
+from dsync.protocol.interface import Connector, Transform
+from dsync.protocol.link import Link, Metadata
+from dsync.protocol.types import (
+    BsonValue,
+    Bucket,
+    CheckRequest,
+    ChecksumRequest,
+    CopiedPartition,
+    DescribeRequest,
+    Extensions,
+    Finding,
+    FinishStep,
+    FlowManifest,
+    Info,
+    KeyRange,
+    LsnPosition,
+    Page,
+    PageType,
+    Plan,
+    PlanRequest,
+    Prepared,
+    PrepareRequest,
+    ReadRequest,
+    ResumedPlan,
+    RowHash,
+    RowsRequest,
+    SchemaDescription,
+    SessionRequest,
+    StreamRequest,
+    TextRow,
+    TransformCapabilities,
+    TransformRequest,
+    TransformResponse,
+    UnitRef,
+    UnitState,
+    UpdateBatch,
+    WriteContext,
+    WriteRequest,
+    WriteUpdatesRequest,
+)
+
+# Names, cursor and context beside the body of a message.
+_ENVELOPE_BYTES = 64 * 1024
+# The tag and the length of one record in a repeated field.
+_RECORD_OVERHEAD_BYTES = 8
+_LONGEST_NAME_BYTES = 512
+_HEADER_NAME = re.compile(r"[0-9a-z_.-]+\Z")
+_HEADER_VALUE = re.compile(r"[ -~]*\Z")
+
+
+class RemoteConnector(Connector):
+    """A connector reached by gRPC; see `Connector` for what each method does.
+
+    Raises DsyncErrors of the class that the peer raised, DeadlineError where it did not answer in time and
+    ServerUnavailableError where the connection is down.
+    """
+
+    def __init__(self, target: Target, *, deadlines: Deadlines | None = None) -> None:
+        self._link = Link(target)
+        self._deadlines = deadlines or Deadlines()
+        self._extensions: Extensions | None = None
+
+    @property
+    def target(self) -> Target:
+        return self._link.target
+
+    async def move(self, target: Target) -> None:
+        """Go on with another process that serves the same connector, after the session was opened there."""
+        await self._link.move(target)
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    # ------------------------------------------------------------ adiom.v1
+
+    async def get_info(self) -> Info:
+        answer = await self._link.call(
+            lambda s: s.connector.GetInfo,
+            adiom.GetInfoRequest(),
+            method="GetInfo",
+            timeout_s=self._deadlines.contact_s,
+        )
+        return handshake.info_from_pb(answer)
+
+    async def count(self, namespace: str) -> int:
+        answer = await self._link.call(
+            lambda s: s.connector.GetNamespaceMetadata,
+            adiom.GetNamespaceMetadataRequest(namespace=namespace),
+            method="GetNamespaceMetadata",
+            timeout_s=self._deadlines.data_s,
+        )
+        return answer.count
+
+    async def generate_plan(self, request: PlanRequest) -> Plan:
+        answer = await self._link.call(
+            lambda s: s.connector.GeneratePlan,
+            flows.plan_request_to_pb(request),
+            method="GeneratePlan",
+            timeout_s=self._deadlines.work_s,
+        )
+        return flows.plan_from_pb(answer)
+
+    async def list_data(self, request: ReadRequest) -> Page:
+        answer = await self._link.call(
+            lambda s: s.connector.ListData,
+            messages.list_data_to_pb(request),
+            method="ListData",
+            timeout_s=self._deadlines.data_s,
+            metadata=_routing(request.partition.header, request.partition.value),
+        )
+        return messages.records_from_pb(answer, request.type)
+
+    async def write_data(self, request: WriteRequest) -> None:
+        limit = await self._limit_bytes()
+        metadata = _context_metadata(request.context)
+        for records in _batches(pages.records_of(request.page), limit):
+            await self._link.call(
+                lambda s: s.connector.WriteData,
+                messages.write_data_to_pb(request.namespace, records, request.page.type),
+                method="WriteData",
+                timeout_s=self._deadlines.data_s,
+                metadata=metadata,
+            )
+
+    async def write_updates(self, request: WriteUpdatesRequest) -> None:
+        await self._link.call(
+            lambda s: s.connector.WriteUpdates,
+            messages.write_updates_to_pb(request),
+            method="WriteUpdates",
+            timeout_s=self._deadlines.data_s,
+            metadata=_context_metadata(request.context),
+        )
+
+    async def stream_updates(self, request: StreamRequest) -> AsyncIterator[UpdateBatch]:
+        answers = self._link.stream(
+            lambda s: s.connector.StreamUpdates,
+            messages.stream_updates_to_pb(request),
+            method="StreamUpdates",
+            metadata=_routing(request.header, request.value),
+        )
+        async with aclosing(answers):
+            async for answer in answers:
+                yield messages.update_batch_from_pb(answer)
+
+    async def stream_lsn(self, request: StreamRequest) -> AsyncIterator[LsnPosition]:
+        answers = self._link.stream(
+            lambda s: s.connector.StreamLSN,
+            messages.stream_lsn_to_pb(request),
+            method="StreamLSN",
+            metadata=_routing(request.header, request.value),
+        )
+        async with aclosing(answers):
+            async for answer in answers:
+                yield messages.lsn_from_pb(answer)
+
+    async def get_by_ids(
+        self, namespace: str, ids: Sequence[tuple[BsonValue, ...]], page_type: PageType
+    ) -> list[bytes]:
+        answer = await self._link.call(
+            lambda s: s.connector.GetByIds,
+            messages.get_by_ids_to_pb(namespace, ids, page_type),
+            method="GetByIds",
+            timeout_s=self._deadlines.data_s,
+        )
+        return messages.found_from_pb(answer)
+
+    # ------------------------------------------------- dsync.v1 ExtensionService
+
+    async def get_extensions(self) -> Extensions:
+        try:
+            answer = await self._link.call(
+                lambda s: s.extension.GetExtensions,
+                dsync.GetExtensionsRequest(),
+                method="GetExtensions",
+                timeout_s=self._deadlines.contact_s,
+            )
+        except UnsupportedError:
+            # A peer that speaks adiom.v1 alone.
+            self._extensions = Extensions()
+            return self._extensions
+        self._extensions = handshake.extensions_from_pb(answer)
+        if not self.target.keepalive:
+            # It is one of ours, so it bears the pings by which a dead connection is noticed.
+            await self._link.move(dataclasses.replace(self.target, keepalive=True))
+        return self._extensions
+
+    async def open_session(self, request: SessionRequest) -> bytes:
+        answer = await self._link.call(
+            lambda s: s.extension.OpenSession,
+            handshake.session_to_pb(request),
+            method="OpenSession",
+            timeout_s=self._deadlines.session_s,
+        )
+        return answer.page_probe_content
+
+    async def check(self, request: CheckRequest) -> tuple[Finding, ...]:
+        answer = await self._link.call(
+            lambda s: s.extension.Check,
+            handshake.check_to_pb(request),
+            method="Check",
+            timeout_s=self._deadlines.work_s,
+        )
+        return tuple(map(values.finding_from_pb, answer.findings))
+
+    # ------------------------------------------------------ dsync.v1 PageService
+
+    async def read_page(self, request: ReadRequest) -> Page:
+        """As ReadPage, or as ListData where the peer serves adiom.v1 alone: then the page has single records."""
+        if "PageService" not in (await self._known_extensions()).services:
+            return await self.list_data(request)
+        answer = await self._link.call(
+            lambda s: s.page.ReadPage,
+            messages.read_page_to_pb(request),
+            method="ReadPage",
+            timeout_s=self._deadlines.data_s,
+            metadata=_routing(request.partition.header, request.partition.value),
+        )
+        page = messages.page_from_pb(answer)
+        return page if page.type is not PageType.UNKNOWN else dataclasses.replace(page, type=request.type)
+
+    async def write_page(self, request: WriteRequest) -> int:
+        """As WritePage, or as WriteData where the peer serves adiom.v1 alone.
+
+        Raises:
+            CapacityError: the page is larger than a message may be at this peer.
+        """
+        if "PageService" not in (await self._known_extensions()).services:
+            await self.write_data(request)
+            return request.page.rows
+        page = pages.packed(request.page)
+        limit = await self._limit_bytes()
+        if page.ref is None and page.size_bytes + _ENVELOPE_BYTES > limit:
+            raise CapacityError(
+                f"WritePage of {request.namespace} at {self.target.name}: a page of {page.size_bytes:,} bytes does not"
+                f" fit a message of {limit:,} bytes; ask for smaller pages (--page-bytes)"
+            )
+        answer = await self._link.call(
+            lambda s: s.page.WritePage,
+            messages.write_page_to_pb(dataclasses.replace(request, page=page)),
+            method="WritePage",
+            timeout_s=self._deadlines.data_s,
+        )
+        return answer.rows
+
+    # ---------------------------------------------------- dsync.v1 LedgerService
+
+    async def open_units(self, flow: str, run: str, units: Sequence[UnitRef]) -> list[UnitState]:
+        answer = await self._link.call(
+            lambda s: s.ledger.OpenUnits,
+            flows.open_units_to_pb(flow, run, units),
+            method="OpenUnits",
+            timeout_s=self._deadlines.data_s,
+        )
+        return flows.unit_states_from_pb(answer)
+
+    async def save_manifest(self, manifest: FlowManifest) -> None:
+        await self._link.call(
+            lambda s: s.ledger.SaveManifest,
+            dsync.SaveManifestRequest(manifest=flows.manifest_to_pb(manifest)),
+            method="SaveManifest",
+            timeout_s=self._deadlines.data_s,
+        )
+
+    async def find_manifests(self, *, flow: str = "", fingerprint: str = "") -> list[FlowManifest]:
+        answer = await self._link.call(
+            lambda s: s.ledger.FindManifests,
+            dsync.FindManifestsRequest(flow=flow, fingerprint=fingerprint),
+            method="FindManifests",
+            timeout_s=self._deadlines.data_s,
+        )
+        return list(map(flows.manifest_from_pb, answer.manifests))
+
+    async def clear_namespace(self, context: WriteContext, namespace: str, units: Sequence[str]) -> None:
+        await self._link.call(
+            lambda s: s.ledger.ClearNamespace,
+            dsync.ClearNamespaceRequest(context=messages.context_to_pb(context), namespace=namespace, units=units),
+            method="ClearNamespace",
+            timeout_s=self._deadlines.work_s,
+        )
+
+    async def forget_flow(self, flow: str) -> list[str]:
+        answer = await self._link.call(
+            lambda s: s.ledger.ForgetFlow,
+            dsync.ForgetFlowRequest(flow=flow),
+            method="ForgetFlow",
+            timeout_s=self._deadlines.work_s,
+        )
+        return list(answer.removed)
+
+    # ------------------------------------------------------ dsync.v1 PlanService
+
+    async def open_plan(self, namespaces: Sequence[str]) -> Plan:
+        answer = await self._link.call(
+            lambda s: s.plan.OpenPlan,
+            dsync.OpenPlanRequest(namespaces=namespaces),
+            method="OpenPlan",
+            timeout_s=self._deadlines.work_s,
+        )
+        return flows.opened_plan_from_pb(answer)
+
+    async def resume_plan(self, snapshot: bytes, partitions: Sequence[CopiedPartition]) -> ResumedPlan:
+        answer = await self._link.call(
+            lambda s: s.plan.ResumePlan,
+            flows.resume_plan_to_pb(snapshot, partitions),
+            method="ResumePlan",
+            timeout_s=self._deadlines.work_s,
+        )
+        return flows.resumed_plan_from_pb(answer)
+
+    # ---------------------------------------------------- dsync.v1 SchemaService
+
+    async def describe(self, request: DescribeRequest) -> SchemaDescription:
+        answer = await self._link.call(
+            lambda s: s.schema.DescribeNamespaces,
+            schema.describe_to_pb(request),
+            method="DescribeNamespaces",
+            timeout_s=self._deadlines.work_s,
+        )
+        return schema.description_from_pb(answer)
+
+    async def get_finish_data(self, step: FinishStep) -> bytes:
+        answer = await self._link.call(
+            lambda s: s.schema.GetFinishData,
+            dsync.GetFinishDataRequest(step=schema.step_to_pb(step)),
+            method="GetFinishData",
+            timeout_s=self._deadlines.work_s,
+        )
+        return answer.data
+
+    async def prepare(self, request: PrepareRequest) -> Prepared:
+        answer = await self._link.call(
+            lambda s: s.schema.PrepareNamespaces,
+            schema.prepare_to_pb(request),
+            method="PrepareNamespaces",
+            timeout_s=self._deadlines.work_s,
+        )
+        return schema.prepared_from_pb(answer)
+
+    async def finish(self, context: WriteContext, step: FinishStep, source_data: bytes) -> None:
+        await self._link.call(
+            lambda s: s.schema.FinishNamespaces,
+            dsync.FinishNamespacesRequest(
+                context=messages.context_to_pb(context), step=schema.step_to_pb(step), source_data=source_data
+            ),
+            method="FinishNamespaces",
+            timeout_s=self._deadlines.work_s,
+        )
+
+    # -------------------------------------------------- dsync.v1 ChecksumService
+
+    async def plan_ranges(self, namespace: str, key: Sequence[str], rows_per_range: int) -> list[KeyRange]:
+        answer = await self._link.call(
+            lambda s: s.checksum.PlanRanges,
+            dsync.PlanRangesRequest(namespace=namespace, key=key, rows_per_range=rows_per_range),
+            method="PlanRanges",
+            timeout_s=self._deadlines.work_s,
+        )
+        return list(map(checksums.range_from_pb, answer.ranges))
+
+    async def get_checksum(self, request: ChecksumRequest) -> list[Bucket]:
+        answer = await self._link.call(
+            lambda s: s.checksum.GetChecksum,
+            checksums.checksum_request_to_pb(request),
+            method="GetChecksum",
+            timeout_s=self._deadlines.work_s,
+        )
+        return checksums.buckets_from_pb(answer)
+
+    async def get_row_hashes(self, request: ChecksumRequest) -> AsyncIterator[list[RowHash]]:
+        answers = self._link.stream(
+            lambda s: s.checksum.GetRowHashes,
+            checksums.checksum_request_to_pb(request),
+            method="GetRowHashes",
+        )
+        async with aclosing(answers):
+            async for answer in answers:
+                yield checksums.row_hashes_from_pb(answer)
+
+    async def get_rows(self, request: RowsRequest) -> list[TextRow]:
+        answer = await self._link.call(
+            lambda s: s.checksum.GetRows,
+            checksums.rows_request_to_pb(request),
+            method="GetRows",
+            timeout_s=self._deadlines.work_s,
+        )
+        return checksums.rows_from_pb(answer)
+
+    async def count_rows(self, namespace: str) -> int:
+        answer = await self._link.call(
+            lambda s: s.checksum.CountRows,
+            dsync.CountRowsRequest(namespace=namespace),
+            method="CountRows",
+            timeout_s=self._deadlines.work_s,
+        )
+        return answer.count
+
+    async def _known_extensions(self) -> Extensions:
+        return self._extensions if self._extensions is not None else await self.get_extensions()
+
+    async def _limit_bytes(self) -> int:
+        declared = (await self._known_extensions()).max_message_bytes
+        return min(declared or UNDECLARED_MESSAGE_BYTES, MAX_MESSAGE_BYTES)
+
+
+class RemoteTransform(Transform):
+    """A transform reached by gRPC."""
+
+    def __init__(self, target: Target, *, deadlines: Deadlines | None = None) -> None:
+        self._link = Link(target)
+        self._deadlines = deadlines or Deadlines()
+        self._multiple: bool | None = None
+
+    @property
+    def target(self) -> Target:
+        return self._link.target
+
+    async def move(self, target: Target) -> None:
+        """Go on with another process that serves the same transform."""
+        await self._link.move(target)
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    async def get_transform_info(self) -> TransformCapabilities:
+        answer = await self._link.call(
+            lambda s: s.transform.GetTransformInfo,
+            adiom.GetTransformInfoRequest(),
+            method="GetTransformInfo",
+            timeout_s=self._deadlines.contact_s,
+        )
+        self._multiple = answer.use_multiple_responses
+        return transforms.transform_capabilities_from_pb(answer)
+
+    async def transform(self, request: TransformRequest) -> TransformResponse:
+        if self._multiple is None:
+            await self.get_transform_info()
+        answer = await self._link.call(
+            lambda s: s.transform.GetTransform,
+            transforms.transform_request_to_pb(request),
+            method="GetTransform",
+            timeout_s=self._deadlines.data_s,
+        )
+        return transforms.transform_response_from_pb(answer, multiple=bool(self._multiple))
+
+
+def _batches(records: Sequence[bytes], limit_bytes: int) -> Iterator[Sequence[bytes]]:
+    """The records in order, in messages below the limit; one record over it goes alone and is the peer's to judge.
+
+    At least one batch: writing nothing must still reach a peer that would refuse it.
+    """
+    budget = limit_bytes - _ENVELOPE_BYTES
+    if sum(map(len, records)) + len(records) * _RECORD_OVERHEAD_BYTES <= budget:
+        yield records
+        return
+    start, size = 0, 0
+    for index, record in enumerate(records):
+        weight = len(record) + _RECORD_OVERHEAD_BYTES
+        if index > start and size + weight > budget:
+            yield records[start:index]
+            start, size = index, 0
+        size += weight
+    yield records[start:]
+
+
+def _routing(header: str, value: str) -> Metadata:
+    """The metadata by which a load balancer in front of the source routes all calls for one partition."""
+    if not header:
+        return ()
+    name = header.lower()
+    if not _HEADER_NAME.match(name) or name.startswith("grpc-") or name.endswith("-bin"):
+        raise PluginBugError(f"the source planned the partition header {header!r}, which is no name for metadata")
+    if not _HEADER_VALUE.match(value):
+        raise PluginBugError(f"the source planned a value for the header {header!r} that is not printable ASCII")
+    return ((name, value),)
+
+
+def _context_metadata(context: WriteContext | None) -> Metadata:
+    """Which step of which flow a write belongs to, for sinks without a message for it; they may ignore it."""
+    if context is None:
+        return ()
+    return (
+        ("dsync-flow-bin", _short(context.flow)),
+        ("dsync-run-bin", _short(context.run)),
+        ("dsync-unit-bin", _short(context.unit)),
+        ("dsync-fence-bin", context.fence.to_bytes(8, "big")),
+        ("dsync-seq-bin", context.seq.to_bytes(8, "big")),
+        # gRPC refuses metadata from 8 KiB on, and a cursor may be longer.
+        ("dsync-cursor-hash-bin", xxhash.xxh3_128_digest(context.cursor)),
+    )
+
+
+def _short(name: str) -> bytes:
+    data = name.encode()
+    return data if len(data) <= _LONGEST_NAME_BYTES else xxhash.xxh3_128_digest(data)

@@ -1,0 +1,114 @@
+"""The calls to one peer: deadlines, the token, errors, and moving to another address when the peer has moved."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import TypeVar
+
+from grpc import aio
+
+from dsync.protocol._gen.adiom.v1 import adiom_pb2_grpc as adiom_grpc
+from dsync.protocol._gen.dsync.v1 import dsync_pb2_grpc as dsync_grpc
+from dsync.protocol.channel import Target, open_channel
+from dsync.protocol.errors import DsyncError, PluginBugError, ServerUnavailableError
+from dsync.protocol.errors_wire import from_rpc, is_cancelled_by_caller
+
+_Q = TypeVar("_Q")
+_A = TypeVar("_A")
+Metadata = Sequence[tuple[str, str | bytes]]
+
+_OLD_CHANNEL_GRACE_S = 5.0
+
+
+class Stubs:
+    """The stubs of every service over one channel."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self.connector = adiom_grpc.ConnectorServiceStub(channel)
+        self.transform = adiom_grpc.TransformServiceStub(channel)
+        self.extension = dsync_grpc.ExtensionServiceStub(channel)
+        self.page = dsync_grpc.PageServiceStub(channel)
+        self.ledger = dsync_grpc.LedgerServiceStub(channel)
+        self.plan = dsync_grpc.PlanServiceStub(channel)
+        self.schema = dsync_grpc.SchemaServiceStub(channel)
+        self.checksum = dsync_grpc.ChecksumServiceStub(channel)
+
+
+class Link:
+    """One peer; every failure comes out as a DsyncError."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._channel = open_channel(target)
+        self._stubs = Stubs(self._channel)
+
+    async def call(
+        self,
+        select: Callable[[Stubs], aio.UnaryUnaryMultiCallable[_Q, _A]],
+        request: _Q,
+        *,
+        method: str,
+        timeout_s: float | None,
+        metadata: Metadata = (),
+    ) -> _A:
+        """Call a method once; never repeated here."""
+        callable_ = select(self._stubs)
+        try:
+            answer: _A | None = await callable_(request, timeout=timeout_s, metadata=self._metadata(metadata))
+        except aio.AioRpcError as exc:
+            raise from_rpc(exc, method=method, peer=self.target.name, timeout_s=timeout_s) from exc
+        except asyncio.CancelledError:
+            if is_cancelled_by_caller():
+                raise
+            raise self._closed(method) from None
+        return self._require(answer, method)
+
+    async def stream(
+        self,
+        select: Callable[[Stubs], aio.UnaryStreamMultiCallable[_Q, _A]],
+        request: _Q,
+        *,
+        method: str,
+        metadata: Metadata = (),
+    ) -> AsyncGenerator[_A, None]:
+        """Call a method whose answers come one by one; closing the iterator ends the call."""
+        call = select(self._stubs)(request, metadata=self._metadata(metadata))
+        try:
+            async for answer in call:
+                yield self._require(answer, method)
+        except aio.AioRpcError as exc:
+            raise from_rpc(exc, method=method, peer=self.target.name) from exc
+        except asyncio.CancelledError:
+            if is_cancelled_by_caller():
+                raise
+            raise self._closed(method) from None
+        finally:
+            call.cancel()
+
+    async def move(self, target: Target) -> None:
+        """Use another address from the next call on; calls in flight end where they are.
+
+        Returns once the old connection is closed: at once where nothing is in flight, after a few seconds otherwise.
+        """
+        old = self._channel
+        self.target = target
+        self._channel = open_channel(target)
+        self._stubs = Stubs(self._channel)
+        await old.close(_OLD_CHANNEL_GRACE_S)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    def _metadata(self, extra: Metadata) -> aio.Metadata:
+        token = [("authorization", f"Bearer {self.target.token}")] if self.target.token else []
+        return aio.Metadata(*token, *extra)
+
+    def _closed(self, method: str) -> DsyncError:
+        return ServerUnavailableError(f"{method} at {self.target.name}: the connection was closed while it ran")
+
+    def _require(self, answer: _A | None, method: str) -> _A:
+        # grpc gives None for bytes that are not the message they should be.
+        if answer is None:
+            raise PluginBugError(f"{method} at {self.target.name}: the answer is not the message that it should be")
+        return answer

@@ -1,0 +1,262 @@
+"""A connector or a transform of ours, served over gRPC.
+
+Each method converts its request, calls the plug-in and converts the answer. Which services of dsync.v1 are served
+follows from what the plug-in overrides; adiom.v1 always is, and a plug-in that only reads and writes packed pages
+gets ListData and WriteData from them, so that any coordinator can use it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from grpc import aio
+
+from dsync.protocol import fallback, pages
+from dsync.protocol._gen.adiom.v1 import adiom_pb2 as adiom
+from dsync.protocol._gen.adiom.v1 import adiom_pb2_grpc as adiom_grpc
+from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
+from dsync.protocol._gen.dsync.v1 import dsync_pb2_grpc as dsync_grpc
+from dsync.protocol.channel import MAX_MESSAGE_BYTES
+from dsync.protocol.convert import checksums, flows, handshake, schema, transforms, values
+from dsync.protocol.convert import pages as messages
+from dsync.protocol.interface import Connector, Transform, services_of
+
+_T = TypeVar("_T")
+
+
+def add_connector(
+    server: aio.Server, connector: Connector, *, page_refs: bool = True, max_message_bytes: int = MAX_MESSAGE_BYTES
+) -> tuple[str, ...]:
+    """Serve a connector; returns the full names of its services, for reflection.
+
+    `page_refs` is false where callers may sit on another machine: a page directory they name is then ignored.
+    `max_message_bytes` is what the server takes, declared unless the connector declares less.
+    """
+    adiom_grpc.add_ConnectorServiceServicer_to_server(_ConnectorServicer(connector), server)
+    extensions = _ExtensionServicer(connector, page_refs=page_refs, max_message_bytes=max_message_bytes)
+    dsync_grpc.add_ExtensionServiceServicer_to_server(extensions, server)
+    served = services_of(connector)
+    if "PageService" in served:
+        dsync_grpc.add_PageServiceServicer_to_server(_PageServicer(connector), server)
+    if "LedgerService" in served:
+        dsync_grpc.add_LedgerServiceServicer_to_server(_LedgerServicer(connector), server)
+    if "PlanService" in served:
+        dsync_grpc.add_PlanServiceServicer_to_server(_PlanServicer(connector), server)
+    if "SchemaService" in served:
+        dsync_grpc.add_SchemaServiceServicer_to_server(_SchemaServicer(connector), server)
+    if "ChecksumService" in served:
+        dsync_grpc.add_ChecksumServiceServicer_to_server(_ChecksumServicer(connector), server)
+    ours = sorted({"ExtensionService", *served})
+    return ("adiom.v1.ConnectorService", *(f"dsync.v1.{name}" for name in ours))
+
+
+def add_transform(server: aio.Server, transform: Transform) -> tuple[str, ...]:
+    """Serve a transform; returns the full names of its services, for reflection."""
+    adiom_grpc.add_TransformServiceServicer_to_server(_TransformServicer(transform), server)
+    return ("adiom.v1.TransformService",)
+
+
+@asynccontextmanager
+async def _closing(items: AsyncIterator[_T]) -> AsyncIterator[AsyncIterator[_T]]:
+    """Close a plug-in's generator as soon as its caller is gone, not when the collector finds it."""
+    try:
+        yield items
+    finally:
+        if isinstance(items, AsyncGenerator):
+            await items.aclose()
+
+
+class _ConnectorServicer(adiom_grpc.ConnectorServiceServicer):
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+
+    async def GetInfo(self, request: adiom.GetInfoRequest, context: object) -> adiom.GetInfoResponse:
+        return handshake.info_to_pb(await self._connector.get_info())
+
+    async def GetNamespaceMetadata(
+        self, request: adiom.GetNamespaceMetadataRequest, context: object
+    ) -> adiom.GetNamespaceMetadataResponse:
+        return adiom.GetNamespaceMetadataResponse(count=await self._connector.count(request.namespace))
+
+    async def GeneratePlan(self, request: adiom.GeneratePlanRequest, context: object) -> adiom.GeneratePlanResponse:
+        return flows.plan_to_pb(await self._connector.generate_plan(flows.plan_request_from_pb(request)))
+
+    async def ListData(self, request: adiom.ListDataRequest, context: object) -> adiom.ListDataResponse:
+        asked = messages.list_data_from_pb(request)
+        records, next_cursor = await fallback.list_records(self._connector, asked)
+        return messages.records_to_pb(records, next_cursor)
+
+    async def WriteData(self, request: adiom.WriteDataRequest, context: object) -> adiom.WriteDataResponse:
+        await fallback.write_records(self._connector, messages.write_data_from_pb(request))
+        return adiom.WriteDataResponse()
+
+    async def WriteUpdates(self, request: adiom.WriteUpdatesRequest, context: object) -> adiom.WriteUpdatesResponse:
+        await self._connector.write_updates(messages.write_updates_from_pb(request))
+        return adiom.WriteUpdatesResponse()
+
+    async def StreamUpdates(
+        self, request: adiom.StreamUpdatesRequest, context: object
+    ) -> AsyncGenerator[adiom.StreamUpdatesResponse, None]:
+        async with _closing(self._connector.stream_updates(messages.stream_updates_from_pb(request))) as batches:
+            async for batch in batches:
+                yield messages.update_batch_to_pb(batch)
+
+    async def StreamLSN(
+        self, request: adiom.StreamLSNRequest, context: object
+    ) -> AsyncGenerator[adiom.StreamLSNResponse, None]:
+        # A source without positions ends the stream at once, and that is success (adiom.v1).
+        if not fallback.overrides(self._connector, "stream_lsn"):
+            return
+        async with _closing(self._connector.stream_lsn(messages.stream_lsn_from_pb(request))) as positions:
+            async for position in positions:
+                yield messages.lsn_to_pb(position)
+
+    async def GetByIds(self, request: adiom.GetByIdsRequest, context: object) -> adiom.GetByIdsResponse:
+        return messages.found_to_pb(await self._connector.get_by_ids(*messages.get_by_ids_from_pb(request)))
+
+
+class _ExtensionServicer(dsync_grpc.ExtensionServiceServicer):
+    def __init__(self, connector: Connector, *, page_refs: bool, max_message_bytes: int) -> None:
+        self._connector = connector
+        self._page_refs = page_refs
+        self._max_message_bytes = max_message_bytes
+
+    async def GetExtensions(self, request: dsync.GetExtensionsRequest, context: object) -> dsync.GetExtensionsResponse:
+        extensions = await fallback.extensions_of(self._connector)
+        limit = min(extensions.max_message_bytes or self._max_message_bytes, self._max_message_bytes)
+        page_refs = extensions.page_refs and self._page_refs
+        return handshake.extensions_to_pb(dataclasses.replace(extensions, max_message_bytes=limit, page_refs=page_refs))
+
+    async def OpenSession(self, request: dsync.OpenSessionRequest, context: object) -> dsync.OpenSessionResponse:
+        session = handshake.session_from_pb(request)
+        if not self._page_refs:
+            session = dataclasses.replace(session, page_directory="", page_probe="")
+        return dsync.OpenSessionResponse(page_probe_content=await self._connector.open_session(session))
+
+    async def Check(self, request: dsync.CheckRequest, context: object) -> dsync.CheckResponse:
+        findings = await self._connector.check(handshake.check_from_pb(request))
+        return dsync.CheckResponse(findings=map(values.finding_to_pb, findings))
+
+
+class _PageServicer(dsync_grpc.PageServiceServicer):
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+
+    async def ReadPage(self, request: dsync.ReadPageRequest, context: object) -> dsync.ReadPageResponse:
+        page = await fallback.read_page(self._connector, messages.read_page_from_pb(request))
+        return messages.page_to_pb(pages.packed(page))
+
+    async def WritePage(self, request: dsync.WritePageRequest, context: object) -> dsync.WritePageResponse:
+        rows = await fallback.write_page(self._connector, messages.write_page_from_pb(request))
+        return dsync.WritePageResponse(rows=rows)
+
+
+class _LedgerServicer(dsync_grpc.LedgerServiceServicer):
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+
+    async def OpenUnits(self, request: dsync.OpenUnitsRequest, context: object) -> dsync.OpenUnitsResponse:
+        return flows.unit_states_to_pb(await self._connector.open_units(*flows.open_units_from_pb(request)))
+
+    async def SaveManifest(self, request: dsync.SaveManifestRequest, context: object) -> dsync.SaveManifestResponse:
+        await self._connector.save_manifest(flows.manifest_from_pb(request.manifest))
+        return dsync.SaveManifestResponse()
+
+    async def FindManifests(self, request: dsync.FindManifestsRequest, context: object) -> dsync.FindManifestsResponse:
+        found = await self._connector.find_manifests(flow=request.flow, fingerprint=request.fingerprint)
+        return dsync.FindManifestsResponse(manifests=map(flows.manifest_to_pb, found))
+
+    async def ClearNamespace(
+        self, request: dsync.ClearNamespaceRequest, context: object
+    ) -> dsync.ClearNamespaceResponse:
+        write_context = messages.context_from_pb(request.context)
+        await self._connector.clear_namespace(write_context, request.namespace, list(request.units))
+        return dsync.ClearNamespaceResponse()
+
+    async def ForgetFlow(self, request: dsync.ForgetFlowRequest, context: object) -> dsync.ForgetFlowResponse:
+        return dsync.ForgetFlowResponse(removed=await self._connector.forget_flow(request.flow))
+
+
+class _PlanServicer(dsync_grpc.PlanServiceServicer):
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+
+    async def OpenPlan(self, request: dsync.OpenPlanRequest, context: object) -> dsync.OpenPlanResponse:
+        return flows.opened_plan_to_pb(await self._connector.open_plan(list(request.namespaces)))
+
+    async def ResumePlan(self, request: dsync.ResumePlanRequest, context: object) -> dsync.ResumePlanResponse:
+        return flows.resumed_plan_to_pb(await self._connector.resume_plan(*flows.resume_plan_from_pb(request)))
+
+
+class _SchemaServicer(dsync_grpc.SchemaServiceServicer):
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+
+    async def DescribeNamespaces(
+        self, request: dsync.DescribeNamespacesRequest, context: object
+    ) -> dsync.DescribeNamespacesResponse:
+        return schema.description_to_pb(await self._connector.describe(schema.describe_from_pb(request)))
+
+    async def GetFinishData(self, request: dsync.GetFinishDataRequest, context: object) -> dsync.GetFinishDataResponse:
+        data = await self._connector.get_finish_data(schema.step_from_pb(request.step))
+        return dsync.GetFinishDataResponse(data=data)
+
+    async def PrepareNamespaces(
+        self, request: dsync.PrepareNamespacesRequest, context: object
+    ) -> dsync.PrepareNamespacesResponse:
+        return schema.prepared_to_pb(await self._connector.prepare(schema.prepare_from_pb(request)))
+
+    async def FinishNamespaces(
+        self, request: dsync.FinishNamespacesRequest, context: object
+    ) -> dsync.FinishNamespacesResponse:
+        write_context, step = messages.context_from_pb(request.context), schema.step_from_pb(request.step)
+        await self._connector.finish(write_context, step, request.source_data)
+        return dsync.FinishNamespacesResponse()
+
+
+class _ChecksumServicer(dsync_grpc.ChecksumServiceServicer):
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+
+    async def PlanRanges(self, request: dsync.PlanRangesRequest, context: object) -> dsync.PlanRangesResponse:
+        ranges = await self._connector.plan_ranges(request.namespace, list(request.key), request.rows_per_range)
+        return dsync.PlanRangesResponse(ranges=map(checksums.range_to_pb, ranges))
+
+    async def GetChecksum(self, request: dsync.GetChecksumRequest, context: object) -> dsync.GetChecksumResponse:
+        asked = checksums.checksum_request_from_pb(request)
+        return checksums.buckets_to_pb(await self._connector.get_checksum(asked))
+
+    async def GetRowHashes(
+        self, request: dsync.GetChecksumRequest, context: object
+    ) -> AsyncGenerator[dsync.GetRowHashesResponse, None]:
+        async with _closing(self._connector.get_row_hashes(checksums.checksum_request_from_pb(request))) as batches:
+            async for rows in batches:
+                yield checksums.row_hashes_to_pb(rows)
+
+    async def GetRows(self, request: dsync.GetRowsRequest, context: object) -> dsync.GetRowsResponse:
+        return checksums.rows_to_pb(await self._connector.get_rows(checksums.rows_request_from_pb(request)))
+
+    async def CountRows(self, request: dsync.CountRowsRequest, context: object) -> dsync.CountRowsResponse:
+        return dsync.CountRowsResponse(count=await self._connector.count_rows(request.namespace))
+
+
+class _TransformServicer(adiom_grpc.TransformServiceServicer):
+    def __init__(self, transform: Transform) -> None:
+        self._transform = transform
+        self._multiple: bool | None = None
+
+    async def GetTransformInfo(
+        self, request: adiom.GetTransformInfoRequest, context: object
+    ) -> adiom.GetTransformInfoResponse:
+        capabilities = await self._transform.get_transform_info()
+        self._multiple = capabilities.use_multiple_responses
+        return transforms.transform_capabilities_to_pb(capabilities)
+
+    async def GetTransform(self, request: adiom.GetTransformRequest, context: object) -> adiom.GetTransformResponse:
+        if self._multiple is None:
+            self._multiple = (await self._transform.get_transform_info()).use_multiple_responses
+        response = await self._transform.transform(transforms.transform_request_from_pb(request))
+        return transforms.transform_response_to_pb(response, multiple=self._multiple)
