@@ -1,0 +1,119 @@
+"""Driver errors translated into dsync's: one context manager, by SQLSTATE.
+
+What the server says about records (classes 22 and 23, and whatever a trigger raises) quotes values, so of those
+only codes and names are passed on; other messages name objects and are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from dsync.sdk import errors
+
+# By exact code first, then by class (the first two characters): manual, appendix A.
+_BY_CODE: dict[str, type[errors.DsyncError]] = {
+    "0A000": errors.UnsupportedError,
+    "25006": errors.SinkFullError,  # read_only_sql_transaction
+    "28000": errors.AuthenticationError,
+    "28P01": errors.AuthenticationError,
+    "3D000": errors.MissingObjectError,
+    "3F000": errors.MissingObjectError,
+    "40001": errors.ConflictError,
+    "40P01": errors.ConflictError,
+    "40003": errors.ServerUnavailableError,  # statement_completion_unknown
+    "42501": errors.PrivilegeError,
+    "42704": errors.MissingObjectError,
+    "42883": errors.MissingObjectError,
+    "42P01": errors.MissingObjectError,
+    "53100": errors.SinkFullError,  # disk_full
+    "54000": errors.RecordError,  # program_limit_exceeded: the row or its index entry does not fit
+    "55006": errors.ConflictError,  # object_in_use
+    "55P03": errors.ConflictError,  # lock_not_available
+    "57014": errors.ConflictError,  # query_canceled: somebody cancelled it, nobody of ours
+    "57P04": errors.MissingObjectError,  # database_dropped
+    "P0001": errors.RecordError,  # RAISE EXCEPTION of a trigger, which judges one row
+}
+_BY_CLASS: dict[str, type[errors.DsyncError]] = {
+    "08": errors.ServerUnavailableError,
+    "22": errors.RecordError,
+    "23": errors.RecordError,
+    "44": errors.RecordError,  # with_check_option_violation
+    "53": errors.ThrottledError,
+    "57": errors.ServerUnavailableError,
+}
+_QUOTES_VALUES = ("22", "23", "44", "P0")
+_NEXT_STEP: dict[type[errors.DsyncError], str] = {
+    errors.AuthenticationError: "check user and password (PGPASSWORD, ~/.pgpass, ?password=env:NAME) and pg_hba.conf",
+    errors.ConflictError: "it is repeated; if it persists look at pg_stat_activity for the session in the way",
+    errors.HiddenRowsError: "connect as a role with BYPASSRLS or as the table's owner, or disable the policy",
+    errors.MissingObjectError: "check the name, and whether it was dropped meanwhile",
+    errors.PrivilegeError: "grant it to this role, or connect as one that has it",
+    errors.ServerUnavailableError: "it is repeated; check that the server runs and is reachable",
+    errors.SinkFullError: "free space at the server, or let it accept writes again",
+    errors.ThrottledError: "lower --parallel or raise the server's limit",
+    errors.UnsupportedError: "the server's version or one of its extensions does not offer this",
+    errors.RecordError: "the row is refused by the sink as it is",
+}
+
+
+@contextmanager
+def translating(operation: str) -> Iterator[None]:
+    """Raise what the driver raises inside as one of dsync's errors, saying that `operation` failed.
+
+    `operation` is a phrase that names the object: "reading public.orders".
+    """
+    try:
+        yield
+    except psycopg.Error as exc:
+        raise translate(exc, operation) from exc
+
+
+def translate(exc: psycopg.Error, operation: str) -> errors.DsyncError:
+    """The error of ours for one of the driver's."""
+    code = exc.sqlstate
+    if code is None:
+        return _without_code(exc, operation)
+    kind = _class_of(exc, code)
+    said = describe(exc)
+    step = _NEXT_STEP.get(kind)
+    return kind(f"{operation}: {said}" + (f"; {step}" if step else ""))
+
+
+def describe(exc: psycopg.Error) -> str:
+    """What the server said, without any value of a record."""
+    diagnostic = exc.diag
+    code = exc.sqlstate or ""
+    names = [
+        f"{what} {name}"
+        for what, name in (
+            ("constraint", diagnostic.constraint_name),
+            ("column", diagnostic.column_name),
+            ("type", diagnostic.datatype_name),
+        )
+        if name
+    ]
+    if code.startswith(_QUOTES_VALUES):
+        return " ".join([f"{type(exc).__name__} ({code})", *names])
+    text = " ".join((diagnostic.message_primary or type(exc).__name__).split())
+    return f"{text} ({code})"
+
+
+def _class_of(exc: psycopg.Error, code: str) -> type[errors.DsyncError]:
+    if code == "42501" and exc.diag.source_function == "check_enable_rls":
+        # row_security is off in our sessions: the server refuses instead of hiding rows.
+        return errors.HiddenRowsError
+    return _BY_CODE.get(code) or _BY_CLASS.get(code[:2]) or errors.PermanentError
+
+
+def _without_code(exc: psycopg.Error, operation: str) -> errors.DsyncError:
+    """An error of the driver itself: mostly a connection that broke."""
+    if isinstance(exc, psycopg.OperationalError):
+        return errors.ServerUnavailableError(
+            f"{operation}: the connection to the server was lost; {_NEXT_STEP[errors.ServerUnavailableError]}"
+        )
+    if isinstance(exc, psycopg.DataError):
+        return errors.RecordError(f"{operation}: a value cannot be sent ({type(exc).__name__})")
+    return errors.PermanentError(f"{operation}: the driver refused ({type(exc).__name__})")

@@ -1,0 +1,98 @@
+"""The options of the PostgreSQL connector, and which query parameters are libpq's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+
+from dsync.sdk.options import Options
+
+MIB = 1024 * 1024
+
+# What libpq 18 knows (PQconndefaults) without what would change what a session is: `replication` turns it into
+# a WAL sender, the scram keys and the key log file are its own secrets. Written down, because asking libpq
+# means importing it.
+_LIBPQ = frozenset(
+    {
+        "service",
+        "user",
+        "password",
+        "passfile",
+        "channel_binding",
+        "connect_timeout",
+        "dbname",
+        "host",
+        "hostaddr",
+        "port",
+        "client_encoding",
+        "options",
+        "application_name",
+        "fallback_application_name",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "tcp_user_timeout",
+        "sslmode",
+        "sslnegotiation",
+        "sslcompression",
+        "sslcert",
+        "sslkey",
+        "sslcertmode",
+        "sslpassword",
+        "sslrootcert",
+        "sslcrl",
+        "sslcrldir",
+        "sslsni",
+        "requirepeer",
+        "require_auth",
+        "min_protocol_version",
+        "max_protocol_version",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+        "gssencmode",
+        "krbsrvname",
+        "gsslib",
+        "gssdelegation",
+        "target_session_attrs",
+        "load_balance_hosts",
+        "oauth_issuer",
+        "oauth_client_id",
+        "oauth_client_secret",
+        "oauth_scope",
+        "ssl",
+        "requiressl",
+    }
+)
+
+
+class PostgresOptions(Options):
+    """What can be set for a PostgreSQL source or sink beside libpq's own parameters."""
+
+    password: Annotated[
+        SecretStr | None,
+        Field(description="The password: `env:NAME`, `file:PATH` or itself; else PGPASSWORD or ~/.pgpass."),
+    ] = None
+    sslpassword: Annotated[
+        SecretStr | None,
+        Field(description="The pass phrase of the client key: `env:NAME`, `file:PATH` or itself."),
+    ] = None
+    partition_bytes: Annotated[
+        int,
+        Field(description="What one partition of a table weighs on disk, in bytes.", ge=1 * MIB, le=1024 * 1024 * MIB),
+    ] = 128 * MIB
+    max_connections: Annotated[
+        int,
+        Field(description="At most this many connections at a time; 0: what the flow's parallelism needs.", ge=0),
+    ] = 0
+    tools_directory: Annotated[
+        Path | None,
+        Field(description="The folder of pg_dump; else PATH and the installed wheel are searched."),
+    ] = None
+
+
+def is_libpq_parameter(name: str) -> bool:
+    """True for a query parameter that belongs to libpq and stays in the URI."""
+    return name in _LIBPQ
