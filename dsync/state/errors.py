@@ -1,0 +1,83 @@
+"""Errors of the store: each names the file or flow it is about and what to do next."""
+
+from __future__ import annotations
+
+from grpc import StatusCode
+
+from dsync.protocol.errors import (
+    FencedError,
+    MissingObjectError,
+    PermanentError,
+    ReplanError,
+    RequestError,
+    RetryableError,
+)
+
+
+class StateFullError(RetryableError, status=StatusCode.RESOURCE_EXHAUSTED):
+    """The disk under the state file is full: nothing was recorded, so nothing may be acknowledged."""
+
+
+class StateBusyError(RetryableError):
+    """Another process kept the state file locked for longer than we wait."""
+
+
+class StateCorruptError(PermanentError):
+    """The state file is damaged, or is not an SQLite file at all."""
+
+
+class StateFromTheFutureError(PermanentError):
+    """The state was written by a newer dsync, whose schema this one does not know."""
+
+
+class StateUnavailableError(PermanentError):
+    """The state file cannot be opened, read or written, and repeating will not change that."""
+
+
+class StateMissingError(MissingObjectError):
+    """There is no state file, and the caller asked not to make one."""
+
+
+class NotAStateError(RequestError):
+    """The file is an SQLite database of somebody else's; we write nothing into it."""
+
+
+class FlowNotFoundError(RequestError):
+    """No flow has this name, id or beginning of an id, or several have."""
+
+
+class FlowExistsError(RequestError):
+    """The name or the ends belong to another flow already."""
+
+
+class UnitGoneError(ReplanError):
+    """The unit was replaced or removed since it was planned; what was recorded for it no longer counts."""
+
+
+class LeaseHeldError(PermanentError):
+    """Another process holds the flow."""
+
+    def __init__(self, message: str, *, host: str = "", pid: int = 0, remaining_s: float = 0.0, here: bool = False):
+        super().__init__(message)
+        self.host = host
+        self.pid = pid
+        self.remaining_s = remaining_s
+        """How long the lease still runs if its holder does not renew it."""
+        self.here = here
+        """The holder is a live process of this host, so waiting for the lease to end makes no sense."""
+
+
+__all__ = [
+    "FencedError",
+    "FlowExistsError",
+    "FlowNotFoundError",
+    "LeaseHeldError",
+    "NotAStateError",
+    "StateBusyError",
+    "StateCorruptError",
+    "StateFromTheFutureError",
+    "StateFullError",
+    "StateMissingError",
+    "StateUnavailableError",
+    "UnitGoneError",
+]

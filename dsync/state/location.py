@@ -1,0 +1,103 @@
+"""Where the state file is: the value of `--state`, the XDG default, and the private directory and file modes."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from dsync.protocol.errors import RequestError
+from dsync.state.errors import StateMissingError, StateUnavailableError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?://|$)")
+_PRIVATE_DIRECTORY = 0o700
+_PRIVATE_FILE = 0o600
+
+
+def default_directory(environ: Mapping[str, str] = os.environ) -> Path:
+    """`$XDG_STATE_HOME/dsync`, or `~/.local/state/dsync`; a relative XDG_STATE_HOME counts as unset.
+
+    https://specifications.freedesktop.org/basedir-spec/latest/
+    """
+    configured = environ.get("XDG_STATE_HOME", "")
+    if configured and os.path.isabs(configured):
+        return Path(configured) / "dsync"
+    try:
+        return Path.home() / ".local" / "state" / "dsync"
+    except RuntimeError as exc:
+        raise StateUnavailableError(
+            "finding the state directory: this user has no home directory; say where with --state PATH"
+        ) from exc
+
+
+def parse_location(value: str | os.PathLike[str] | None, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the state file that `--state` means: `sqlite:///PATH` (relative; four slashes: absolute) or a path.
+
+    Raises RequestError for anything else; its message never repeats the value, which may hold a password.
+    """
+    if value is None or not os.fspath(value):
+        return default_directory(environ) / "state.db"
+    given = os.fspath(value)
+    scheme = _SCHEME.match(given)
+    if scheme:
+        given = _path_of_url(scheme.group(1).lower(), given)
+    path = Path(given).expanduser()
+    if path.is_dir():
+        raise RequestError(f"--state {path} is a directory: name a file in it, as in --state {path / 'state.db'}")
+    return path.absolute()
+
+
+def _path_of_url(scheme: str, url: str) -> str:
+    if scheme != "sqlite":
+        raise RequestError(
+            f"--state: {scheme} is not supported by this version of dsync, which keeps its state in SQLite: "
+            "give sqlite:///PATH or a path (PostgreSQL comes in a later version)"
+        )
+    path = url[len("sqlite:///") :]
+    if not url.lower().startswith("sqlite:///") or not path or path == ":memory:" or "?" in path:
+        raise RequestError(
+            "--state: write sqlite:///PATH with three slashes before a relative path and four before an absolute one; "
+            "state in memory and parameters are not supported"
+        )
+    return path
+
+
+def prepare_file(path: Path, *, create: bool) -> None:
+    """See to it that the file exists, for its owner alone, in a directory that is private where we made it.
+
+    SQLite gives its -wal and -shm files the mode of the file itself. Repeatable, and safe in several processes.
+
+    Raises:
+        StateMissingError: it does not exist, and `create` is false.
+        StateUnavailableError: the system does not let us.
+    """
+    try:
+        if not path.exists():
+            if not create:
+                raise StateMissingError(f"there is no state at {path}: no flow has been run with it yet")
+            _make_directory(path.parent)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, _PRIVATE_FILE))
+        _make_private(path, _PRIVATE_FILE)
+        if path.parent == default_directory():
+            _make_private(path.parent, _PRIVATE_DIRECTORY)
+    except OSError as exc:
+        raise StateUnavailableError(
+            f"opening the state {path}: {exc.strerror}; make it accessible or name another place with --state PATH"
+        ) from exc
+
+
+def _make_directory(directory: Path) -> None:
+    # os.makedirs would give its mode to the last directory only, and the umask could take the owner's rights away.
+    if directory.exists():
+        return
+    _make_directory(directory.parent)
+    directory.mkdir(mode=_PRIVATE_DIRECTORY, exist_ok=True)
+
+
+def _make_private(path: Path, mode: int) -> None:
+    """Take away what others may do; a file or directory of somebody else is used as it is (root may)."""
+    found = path.stat()
+    if stat.S_IMODE(found.st_mode) & ~mode and found.st_uid == os.geteuid():
+        path.chmod(mode)

@@ -1,0 +1,1 @@
+"""The revisions. Once released, one is never changed: states of that release are still opened."""
