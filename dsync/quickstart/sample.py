@@ -12,6 +12,10 @@ from importlib import resources
 import psycopg
 from psycopg import sql
 
+from dsync.quickstart.bench_tables import create_mixed, create_pgbench_accounts
+
+__all__ = ["ShopSummary", "create_mixed", "create_pgbench_accounts", "create_shop"]
+
 _COUNTED_TABLES = """
     SELECT c.oid::regclass::text, pg_table_size(c.oid)
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

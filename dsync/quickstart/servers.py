@@ -23,6 +23,7 @@ from dsync.quickstart.installations import (
     ServerError,
     find_installations,
     find_server,
+    memory_folder,
     readable_by_anyone,
     scratch_folder,
 )
@@ -46,10 +47,12 @@ _STOP_SIGNALS: Mapping[StopMode, int] = {
     "immediate": signal.SIGQUIT,
 }
 # fsync off loses nothing when a process is killed, only when the machine is. full_page_writes stays on: a
-# killed server may leave half a page behind.
+# killed server may leave half a page behind. Dynamic shared memory lies in files of the data directory: what a
+# killed server leaves goes with them, and a container's small /dev/shm is enough.
 _SETTINGS: Mapping[str, str] = {
     "wal_level": "logical",
     "fsync": "off",
+    "dynamic_shared_memory_type": "mmap",
     "shared_buffers": "128MB",
     "max_connections": "100",
     "max_wal_senders": "20",
@@ -80,11 +83,14 @@ class EmbeddedPostgres:
         locale: str = "C",
         encoding: str = "UTF8",
         directory: Path | None = None,
+        in_memory: bool = False,
         standby_of: "EmbeddedPostgres | None" = None,
     ) -> None:
         """Choose a server by installation or major version (None: the newest) without starting it.
 
-        A standby takes version and passwords from its primary, which must run when the standby first starts.
+        With `in_memory` the temporary folder lies in memory where the system offers that with a gigabyte to
+        spare: databases come and go several times as fast. A standby takes version and passwords from its
+        primary, which must run when the standby first starts.
         """
         if standby_of is not None:
             installation, auth = standby_of.installation, standby_of.auth
@@ -101,6 +107,7 @@ class EmbeddedPostgres:
         self._locale = locale
         self._encoding = encoding
         self._kept_directory = directory
+        self._in_memory = in_memory
         self._folder: Path | None = None
         self._keeper: KeeperHandle | None = None
         self._process: KeptProcess | None = None
@@ -287,7 +294,8 @@ class EmbeddedPostgres:
             self._folder = self._kept_directory.resolve()
             self._folder.mkdir(parents=True, exist_ok=True)
         elif self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="dsync-pg-", dir=scratch_folder()))
+            parent = (memory_folder() if self._in_memory else None) or scratch_folder()
+            self._folder = Path(tempfile.mkdtemp(prefix="dsync-pg-", dir=parent))
         if self._user is not None:
             # The server's user has to pass through; nobody else can list it, and the data stays closed.
             self._folder.chmod(0o711)

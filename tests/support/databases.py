@@ -88,6 +88,9 @@ class Database:
         return role
 
 
+# Several test processes may run servers of three versions at a time, all of it in memory.
+_SMALL: Mapping[str, str] = {"shared_buffers": "64MB", "max_wal_size": "256MB", "min_wal_size": "32MB"}
+
 _READER_GRANTS: tuple[LiteralString, ...] = (
     "GRANT USAGE ON SCHEMA {schema} TO {role}",
     "GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}",
@@ -191,7 +194,6 @@ class PgServers:
         auth: Literal["scram-sha-256", "trust"] = "scram-sha-256",
     ) -> EmbeddedPostgres:
         try:
-            # Small, since several test processes may run servers of three versions at a time.
-            return EmbeddedPostgres(major, settings={"shared_buffers": "64MB", **(settings or {})}, auth=auth)
+            return EmbeddedPostgres(major, settings={**_SMALL, **(settings or {})}, auth=auth, in_memory=True)
         except ServerError as exc:
             pytest.skip(f"PostgreSQL {major} is not installed here: {exc}")
