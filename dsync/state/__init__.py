@@ -11,6 +11,7 @@ from dsync.state.errors import (
     FlowExistsError,
     FlowNotFoundError,
     LeaseHeldError,
+    LeaseLostError,
     NotAStateError,
     StateBusyError,
     StateCorruptError,
@@ -23,6 +24,7 @@ from dsync.state.errors import (
 from dsync.state.holder import this_process
 from dsync.state.rows import (
     DEFAULT_SINK,
+    DEFAULT_TTL_S,
     DEFAULT_WORKSPACE,
     CheckpointRow,
     DeadLetterRow,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_SINK",
+    "DEFAULT_TTL_S",
     "DEFAULT_WORKSPACE",
     "CheckpointRow",
     "DeadLetterRow",
@@ -64,6 +67,7 @@ __all__ = [
     "JsonObject",
     "Lease",
     "LeaseHeldError",
+    "LeaseLostError",
     "LeaseRow",
     "NamespaceRow",
     "NamespaceState",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+
 from sqlalchemy import Connection, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 

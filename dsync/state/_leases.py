@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
@@ -11,10 +11,9 @@ from dsync.state._part import Part, fenced
 from dsync.state.database import Database
 from dsync.state.errors import LeaseHeldError
 from dsync.state.holder import is_gone, is_here
-from dsync.state.rows import Holder, Lease, LeaseRow
+from dsync.state.rows import DEFAULT_TTL_S, Holder, Lease, LeaseRow
 from dsync.state.schema import from_us, leases, to_us
 
-DEFAULT_TTL_S = 30.0
 _US = 1_000_000
 
 
@@ -87,7 +86,7 @@ class Leases(Part):
     def _refuse_if_held(self, row: Row[Any]) -> None:
         remaining_us = self._remaining_us(row)
         if remaining_us > 0:
-            raise _held(row.flow, Holder(**row.holder), remaining_us / _US)
+            raise _held(row.flow, _holder_of(row), remaining_us / _US)
 
     def _select_lease(self, connection: Connection, flow: str, unit: str) -> Row[Any] | None:
         return connection.execute(
@@ -112,28 +111,31 @@ class Leases(Part):
         """
         if row.holder is None:
             return 0
-        holder = Holder(**row.holder)
+        holder = _holder_of(row)
         uptime_us = self._database.clock.uptime_us()
         if is_here(holder):
-            by_uptime_us: int = row.expires_uptime_us - uptime_us
-            return 0 if is_gone(holder) else max(0, by_uptime_us)
+            return 0 if is_gone(holder) else max(0, int(row.expires_uptime_us) - uptime_us)
         state = (row.fence, row.renewals)
         seen, since_us = self._seen.get((row.flow, row.unit), (None, 0))
         if seen != state:
             since_us = uptime_us
             self._seen[row.flow, row.unit] = (state, since_us)
-        by_time_us: int = to_us(row.expires_at) - self._database.clock.now_us()
-        return max(0, min(by_time_us, since_us + row.ttl_us - uptime_us))
+        by_time_us = to_us(row.expires_at) - self._database.clock.now_us()
+        return max(0, min(by_time_us, since_us + int(row.ttl_us) - uptime_us))
 
     def _lease_row(self, row: Row[Any]) -> LeaseRow:
         return LeaseRow(
             flow=row.flow,
             unit=row.unit,
             fence=row.fence,
-            holder=Holder(**row.holder) if row.holder is not None else None,
+            holder=_holder_of(row) if row.holder is not None else None,
             expires_at=row.expires_at,
             remaining_s=self._remaining_us(row) / _US,
         )
+
+
+def _holder_of(row: Row[Any]) -> Holder:
+    return Holder(**{field.name: row.holder[field.name] for field in fields(Holder)})
 
 
 def _held(flow: str, holder: Holder, remaining_s: float) -> LeaseHeldError:

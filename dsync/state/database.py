@@ -31,7 +31,7 @@ from dsync.state.errors import (
     StateFullError,
     StateUnavailableError,
 )
-from dsync.state.location import prepare_file
+from dsync.state.location import open_private, prepare_file
 from dsync.state.schema import HEAD, REVISIONS, from_us, store_meta
 
 _BUSY_TIMEOUT_S = 10.0
@@ -207,8 +207,8 @@ def _known(database: Database) -> str:
 
         raise StateFromTheFutureError(
             f"opening the state {database.path}: dsync {database.written_by()} wrote it (schema {revision}), and this "
-            f"is dsync {dsync_version()}, which knows schemas up to {HEAD}; use that version or a newer one, or another "
-            "state with --state PATH"
+            f"is dsync {dsync_version()}, which knows schemas up to {HEAD}; use that version or a newer one, or "
+            "another state with --state PATH"
         )
     return revision
 
@@ -231,7 +231,7 @@ def _exclusive_lock(path: Path) -> Iterator[None]:
 
     A file of its own: closing any descriptor of the database would drop SQLite's locks on it.
     """
-    descriptor = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(Path(f"{path}.lock"), owner_of=path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -286,7 +286,8 @@ def _corrupt(path: Path, found: str) -> StateCorruptError:
     return StateCorruptError(
         f"opening the state {path}: it is damaged ({found}). Nothing was changed. Ways on: put back a copy of it from "
         f"a backup, together with its -wal file; or move {path.name}, {path.name}-wal and {path.name}-shm away and "
-        "repeat the command: what the sink has recorded about its flow is used, and rows already there are not copied twice"
+        "repeat the command: what the sink has recorded about its flow is used, and rows already there are not copied "
+        "twice"
     )
 
 

@@ -67,11 +67,16 @@ class LeaseHeldError(PermanentError):
         """The holder is a live process of this host, so waiting for the lease to end makes no sense."""
 
 
+class LeaseLostError(PermanentError):
+    """Our own lease ran out because it could not be renewed; another process may hold the flow by now."""
+
+
 __all__ = [
     "FencedError",
     "FlowExistsError",
     "FlowNotFoundError",
     "LeaseHeldError",
+    "LeaseLostError",
     "NotAStateError",
     "StateBusyError",
     "StateCorruptError",

@@ -43,10 +43,10 @@ def parse_location(value: str | os.PathLike[str] | None, environ: Mapping[str, s
     scheme = _SCHEME.match(given)
     if scheme:
         given = _path_of_url(scheme.group(1).lower(), given)
-    path = Path(given).expanduser()
-    if path.is_dir():
-        raise RequestError(f"--state {path} is a directory: name a file in it, as in --state {path / 'state.db'}")
-    return path.absolute()
+    try:
+        return Path(given).expanduser().absolute()
+    except RuntimeError as exc:
+        raise RequestError(f"--state {given}: there is no such user, or none with a home directory") from exc
 
 
 def _path_of_url(scheme: str, url: str) -> str:
@@ -78,14 +78,35 @@ def prepare_file(path: Path, *, create: bool) -> None:
             if not create:
                 raise StateMissingError(f"there is no state at {path}: no flow has been run with it yet")
             _make_directory(path.parent)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, _PRIVATE_FILE))
+            os.close(open_private(path))
+        if path.is_dir():
+            raise RequestError(f"--state {path} is a directory: name a file in it, as in --state {path / 'state.db'}")
         _make_private(path, _PRIVATE_FILE)
         if path.parent == default_directory():
             _make_private(path.parent, _PRIVATE_DIRECTORY)
     except OSError as exc:
-        raise StateUnavailableError(
-            f"opening the state {path}: {exc.strerror}; make it accessible or name another place with --state PATH"
-        ) from exc
+        raise _unavailable(path, exc) from exc
+
+
+def open_private(path: Path, *, owner_of: Path | None = None) -> int:
+    """A descriptor of a file, which is made for its owner alone where it does not exist.
+
+    Root may work on somebody's state: what it makes beside that file belongs to whom `owner_of` belongs to.
+    """
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, _PRIVATE_FILE)
+        if owner_of is not None and os.geteuid() == 0:
+            owner = owner_of.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    except OSError as exc:
+        raise _unavailable(path, exc) from exc
+    return descriptor
+
+
+def _unavailable(path: Path, error: OSError) -> StateUnavailableError:
+    return StateUnavailableError(
+        f"opening the state {path}: {error.strerror}; make it accessible or name another place with --state PATH"
+    )
 
 
 def _make_directory(directory: Path) -> None:

@@ -156,6 +156,10 @@ class CheckpointRow:
     updated_at: datetime | None = None
 
 
+DEFAULT_TTL_S = 30.0
+"""How long a lease runs without being renewed: how long another host waits where a machine has died."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
     """A process that may hold a lease. Made by `dsync.state.holder.this_process`."""

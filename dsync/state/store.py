@@ -70,6 +70,7 @@ class Store(Flows, Runs, Plans, Checkpoints, Leases, Requests, Records):
     def __init__(self, database: Database, workspace: str = DEFAULT_WORKSPACE) -> None:
         super().__init__(database, workspace)
         self.path = database.path
+        self.clock = database.clock
 
     def __enter__(self) -> Self:
         return self
