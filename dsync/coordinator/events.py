@@ -1,0 +1,125 @@
+"""What happens in a run, as values: progress, logs, metrics and the store's record all subscribe to these."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from dsync.protocol.types import Finding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events; `kept` ones are appended to the store's record of the run."""
+
+    kept: ClassVar[bool] = True
+    namespace: str = ""
+
+    @property
+    def name(self) -> str:
+        """Past tense, snake case: `partition_copied`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def data(self) -> dict[str, Any]:
+        """The event's own values, ready for JSON."""
+        return {key: value for key, value in asdict(self).items() if key != "namespace"}
+
+
+EventHandler = Callable[[Event], None]
+"""Called in the coordinator's loop for every event; must not block."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseChanged(Event):
+    phase: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingReported(Event):
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespacePlanned(Event):
+    target: str
+    page_type: str
+    reason: str
+    partitions: int
+    estimated_rows: int
+    size_bytes: int
+    copied_rows: int = 0
+    """What an earlier life of this run has copied already."""
+    copied_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageCopied(Event):
+    kept: ClassVar[bool] = False
+    rows: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionCopied(Event):
+    unit: str
+    rows: int
+    size_bytes: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceCopied(Event):
+    rows: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceStopped(Event):
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceRestarted(Event):
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterAdded(Event):
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRetried(Event):
+    operation: str
+    error: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotLost(Event):
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotRenewed(Event):
+    unchanged: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFinished(Event):
+    step: str
+    kind: str
+    elapsed_s: float
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished(Event):
+    rows: int
+    size_bytes: int
+    elapsed_s: float
+    consistent: bool | None

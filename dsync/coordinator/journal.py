@@ -1,0 +1,184 @@
+"""The store as one run sees it: asynchronous, in order, and with checkpoints of many units in one commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from dsync.coordinator.deliver import UnitProgress
+from dsync.coordinator.events import Event
+from dsync.coordinator.plan import CopyPlan
+from dsync.coordinator.result import RunResult
+from dsync.failpoints import failpoint
+from dsync.protocol.types import FinishStep, Partition
+from dsync.state import (
+    DEFAULT_SINK,
+    CheckpointRow,
+    DeadLetterRow,
+    EventRow,
+    NamespaceState,
+    Phase,
+    RunRow,
+    Store,
+    finish_units,
+)
+
+T = TypeVar("T")
+
+
+class Journal:
+    """Records a run. Every method returns once its record is durable.
+
+    One thread does the store's work, so that calls keep their order and the loop is never blocked by an fsync.
+    """
+
+    def __init__(self, store: Store, flow: str, run: str) -> None:
+        self._store = store
+        self.flow = flow
+        self.run = run
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dsync-state")
+        self._waiting: dict[str, CheckpointRow] = {}
+        self._committing = asyncio.Lock()
+        self._events: list[EventRow] = []
+
+    async def close(self) -> None:
+        """Write what is left of the record of events, and let go of the thread."""
+        await self.flush_events()
+        self._thread.shutdown()
+
+    async def _call(self, action: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+
+    async def row(self) -> RunRow:
+        found = await self._call(lambda: self._store.get_run(self.flow, self.run))
+        if found is None:
+            raise LookupError(f"run {self.run} is not in the store")
+        return found
+
+    async def load_plan(self) -> CopyPlan | None:
+        """The plan as it was stored; None where the run has none yet."""
+        row = await self.row()
+        if not row.extra.get("planned"):
+            return None
+        namespaces = await self._call(lambda: self._store.load_namespaces(self.flow, self.run))
+        units = await self._call(lambda: self._store.load_units(self.flow, self.run))
+        return CopyPlan(namespaces=namespaces, units=units, snapshot=row.snapshot)
+
+    async def save_plan(self, plan: CopyPlan, carried: Sequence[UnitProgress] = ()) -> None:
+        """Record the whole plan; `carried` units were copied by an earlier run and stay as they are."""
+        names = sorted({unit.namespace for unit in plan.partitions if any(c.unit == unit.unit for c in carried)})
+        extra = {"planned": True, "carried": names}
+        await self._call(
+            lambda: self._store.save_plan(
+                self.flow,
+                self.run,
+                plan.namespaces,
+                plan.units,
+                snapshot=plan.snapshot,
+                extra=extra,
+                phase=Phase.COPYING,
+            )
+        )
+        if carried:
+            rows = [_checkpoint(progress) for progress in carried]
+            await self._call(lambda: self._store.save_checkpoints(self.flow, self.run, rows))
+
+    async def carried_namespaces(self) -> frozenset[str]:
+        return frozenset((await self.row()).extra.get("carried", ()))
+
+    async def add_steps(self, steps: Sequence[FinishStep]) -> None:
+        await self._call(lambda: self._store.add_units(self.flow, self.run, finish_units(steps)))
+
+    async def checkpoints(self) -> Mapping[str, CheckpointRow]:
+        found = await self._call(lambda: self._store.load_checkpoints(self.flow, self.run))
+        return {unit: row for (unit, sink), row in found.items() if sink == DEFAULT_SINK}
+
+    async def checkpoint(self, progress: UnitProgress) -> None:
+        """Record how far a unit has come; several units that ask at one time share a commit."""
+        failpoint("coordinator.before_checkpoint")
+        row = _checkpoint(progress)
+        self._waiting[row.unit] = row
+        async with self._committing:
+            # Whoever held the lock before may have committed this row with its own.
+            if self._waiting.get(row.unit) is row:
+                await self._commit_waiting()
+        failpoint("coordinator.after_checkpoint")
+
+    async def _commit_waiting(self) -> None:
+        rows, self._waiting = self._waiting, {}
+        try:
+            await self._call(lambda: self._store.save_checkpoints(self.flow, self.run, list(rows.values())))
+        except BaseException:
+            # The others whose rows these are find them still waiting, and try for themselves.
+            self._waiting = rows | self._waiting
+            raise
+
+    async def add_dead_letter(self, row: DeadLetterRow) -> int:
+        """Record it; returns how many the namespace has."""
+        await self._call(lambda: self._store.add_dead_letters(self.flow, self.run, [row]))
+        return (await self.count_dead_letters()).get(row.namespace, 0)
+
+    async def count_dead_letters(self) -> Mapping[str, int]:
+        return await self._call(lambda: self._store.count_dead_letters(self.flow, self.run))
+
+    async def set_phase(self, phase: Phase) -> None:
+        await self._call(lambda: self._store.set_phase(self.flow, self.run, phase))
+
+    async def set_namespace_state(self, namespace: str, state: NamespaceState, reason: str = "") -> None:
+        await self._call(lambda: self._store.set_namespace_state(self.flow, self.run, namespace, state, reason=reason))
+
+    async def apply_verdicts(
+        self,
+        snapshot: bytes,
+        *,
+        again: Mapping[str, Sequence[Partition]],
+        changed: Mapping[str, str],
+        reasons: Mapping[str, str],
+    ) -> None:
+        await self._call(
+            lambda: self._store.apply_verdicts(
+                self.flow, self.run, snapshot=snapshot, again=again, changed=changed, reasons=reasons
+            )
+        )
+
+    async def retired_units(self, namespace: str) -> list[str]:
+        return list(await self._call(lambda: self._store.retired_units(self.flow, self.run, namespace)))
+
+    async def namespace_cleared(self, namespace: str) -> None:
+        await self._call(lambda: self._store.namespace_cleared(self.flow, self.run, namespace, sink=DEFAULT_SINK))
+
+    async def set_endpoints(self, source_id: str, sink_id: str) -> None:
+        await self._call(
+            lambda: self._store.set_endpoints(
+                self.flow, self.run, source_id=source_id, sink_ids={DEFAULT_SINK: sink_id}
+            )
+        )
+
+    async def finish(self, phase: Phase, result: RunResult) -> None:
+        summary = result.as_json()
+        await self._call(
+            lambda: self._store.finish_run(self.flow, self.run, phase, consistent=result.consistent, summary=summary)
+        )
+
+    def record(self, event: Event) -> None:
+        """Keep an event for the store; written with the next flush."""
+        if event.kept:
+            self._events.append(EventRow(run=self.run, name=event.name, namespace=event.namespace, data=event.data()))
+
+    async def flush_events(self) -> None:
+        rows, self._events = self._events, []
+        if rows:
+            await self._call(lambda: self._store.append_events(self.flow, rows))
+
+
+def _checkpoint(progress: UnitProgress) -> CheckpointRow:
+    return CheckpointRow(
+        unit=progress.unit,
+        cursor=progress.cursor.encode(),
+        seq=progress.seq,
+        rows=progress.rows,
+        size_bytes=progress.size_bytes,
+        done=progress.done,
+    )

@@ -1,0 +1,90 @@
+"""A run's plan as the sink keeps it, so that a flow whose state was lost can be taken up again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgpack
+
+from dsync.coordinator.plan import CopyPlan
+from dsync.coordinator.spec import FlowSpec
+from dsync.protocol.errors import PermanentError
+from dsync.protocol.types import FinishStep, PageType, Partition
+from dsync.state import NamespaceRow, NamespaceState, UnitKind, UnitRow
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    spec: FlowSpec
+    plan: CopyPlan
+    source_id: str
+
+
+def encode_manifest(spec: FlowSpec, plan: CopyPlan, source_id: str) -> bytes:
+    """Bytes that `decode_manifest` reads, in this release and later ones. No secret is in them: none is in a spec."""
+    packed: bytes = msgpack.packb(
+        {
+            "version": _VERSION,
+            "spec": spec.model_dump(mode="json"),
+            "source_id": source_id,
+            "snapshot": plan.snapshot,
+            "namespaces": [asdict(row) for row in plan.namespaces],
+            "units": [asdict(unit) for unit in plan.units],
+        },
+        default=str,
+    )
+    return packed
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """The plan behind these bytes.
+
+    Raises:
+        PermanentError: a later release wrote them, or they are damaged.
+    """
+    try:
+        read = msgpack.unpackb(data)
+        if read["version"] != _VERSION:
+            raise PermanentError(
+                f"the sink remembers this flow in format {read['version']}, this release reads {_VERSION}: "
+                "use the newer dsync that wrote it"
+            )
+        return Manifest(
+            spec=FlowSpec.model_validate(read["spec"]),
+            source_id=read["source_id"],
+            plan=CopyPlan(
+                namespaces=tuple(_namespace(row) for row in read["namespaces"]),
+                units=tuple(_unit(row) for row in read["units"]),
+                snapshot=read["snapshot"],
+            ),
+        )
+    except (KeyError, TypeError, ValueError) as exc:
+        raise PermanentError(
+            "what the sink remembers of this flow cannot be read; `dsync reset --sink URI` removes it"
+        ) from exc
+
+
+def _namespace(row: dict[str, Any]) -> NamespaceRow:
+    return NamespaceRow(
+        **row
+        | {
+            "page_type": PageType(row["page_type"]),
+            "columns": tuple(row["columns"]),
+            "state": NamespaceState(row["state"]),
+        }
+    )
+
+
+def _unit(row: dict[str, Any]) -> UnitRow:
+    step, partition = row["step"], row["partition"]
+    return UnitRow(
+        **row
+        | {
+            "kind": UnitKind(row["kind"]),
+            "partition": Partition(**partition) if partition else None,
+            "step": FinishStep(**step | {"depends_on": tuple(step["depends_on"])}) if step else None,
+        }
+    )

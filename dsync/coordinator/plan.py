@@ -1,0 +1,209 @@
+"""What is to be copied, from where to where, in which pieces: made once per run, stored, never guessed again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dsync.coordinator.ends import Agreement, End
+from dsync.coordinator.spec import FlowSpec
+from dsync.protocol import namespaces
+from dsync.protocol.errors import PermanentError, RequestError
+from dsync.protocol.types import (
+    CheckRequest,
+    DescribeRequest,
+    Finding,
+    NamespaceDescription,
+    NamespaceMapping,
+    OnExisting,
+    Partition,
+    Plan,
+    PlanRequest,
+    Prepared,
+    PreparedNamespace,
+    PrepareRequest,
+    SchemaDescription,
+    Severity,
+)
+from dsync.state import NamespaceRow, UnitKind, UnitRow, finish_units, partition_units
+
+
+class CheckFailedError(PermanentError):
+    """Findings that would stop the flow or lose data; `findings` are all of them."""
+
+    def __init__(self, message: str, findings: Sequence[Finding] = ()) -> None:
+        super().__init__(message)
+        self.findings = tuple(findings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyPlan:
+    namespaces: tuple[NamespaceRow, ...]
+    units: tuple[UnitRow, ...]
+    snapshot: bytes
+    ddl: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def partitions(self) -> tuple[UnitRow, ...]:
+        return tuple(unit for unit in self.units if unit.kind is UnitKind.PARTITION)
+
+    @property
+    def steps(self) -> tuple[UnitRow, ...]:
+        return tuple(unit for unit in self.units if unit.kind is UnitKind.FINISH)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planner:
+    """Plans a copy between two ends that have met."""
+
+    source: End
+    sink: End
+    spec: FlowSpec
+    agreement: Agreement
+    flow: str
+    run: str
+
+    async def check(self, names: Sequence[str] = ()) -> tuple[Finding, ...]:
+        """What each end finds about itself and its peer; an end without checks finds nothing."""
+        found: list[Finding] = []
+        for end, peer in ((self.source, self.sink), (self.sink, self.source)):
+            if end.speaks_dsync and end.serves("SchemaService"):
+                request = CheckRequest(
+                    role=end.role,
+                    namespaces=tuple(names),
+                    peer_db_type=peer.info.db_type,
+                    peer_version=peer.info.version,
+                )
+                found += await end.connector.check(request)
+        return tuple(found)
+
+    async def make(self, *, dry_run: bool, again: bool = False) -> CopyPlan:
+        """Fix the snapshot, select, prepare the sink (not in a dry run) and cut into partitions. Repeatable.
+
+        Raises:
+            CheckFailedError: a finding would stop the flow or lose data; nothing was changed.
+            RequestError: a pattern matches nothing, or two namespaces would arrive under one name.
+        """
+        description, mapping = await self._describe()
+        # The snapshot before anything is read or created, so that a change in between is in no doubt.
+        copied = tuple(item for item in description.namespaces if item.namespace in mapping and not item.rowless)
+        plan = await self._open_plan([item.namespace for item in copied])
+        prepared = await self._prepare(description, mapping, dry_run=True, again=again)
+        findings = (*description.findings, *prepared.findings)
+        if not dry_run:
+            stop_at(findings)
+            prepared = await self._prepare(description, mapping, dry_run=False, again=again)
+        return self._assemble(plan, copied, mapping, prepared, findings)
+
+    async def _describe(self) -> tuple[SchemaDescription, dict[str, str]]:
+        if not self.source.serves("SchemaService"):
+            names = await self._names_without_schema()
+            described = SchemaDescription(namespaces=tuple(NamespaceDescription(namespace=name) for name in names))
+            return described, namespaces.select(names, self.spec.namespaces)
+        dialect = ""
+        if self.sink.serves("SchemaService") and self.spec.schema_mode == "copy":
+            dialect = self.sink.extensions.schema_dialect
+        description = await self.source.connector.describe(
+            DescribeRequest(definition_for=dialect, peer_version=self.sink.info.version)
+        )
+        chosen = namespaces.select([item.namespace for item in description.namespaces], self.spec.namespaces)
+        return description, chosen
+
+    async def _names_without_schema(self) -> list[str]:
+        if self.spec.namespaces:
+            return [namespaces.literal(text) for text in self.spec.namespaces]
+        if not (self.source.info.source and self.source.info.source.default_plan):
+            raise RequestError(f"{self.source.info.db_type} cannot list its namespaces: name them with -n")
+        plan = await self.source.connector.generate_plan(PlanRequest(namespaces=()))
+        return list(dict.fromkeys(partition.namespace for partition in plan.partitions))
+
+    async def _open_plan(self, names: list[str]) -> Plan:
+        if self.source.serves("PlanService"):
+            return await self.source.connector.open_plan(names)
+        connector = self.source.connector
+        if self.source.info.source and self.source.info.source.multi_namespace_plan:
+            return await connector.generate_plan(PlanRequest(namespaces=tuple(names)))
+        plans = [await connector.generate_plan(PlanRequest(namespaces=(name,))) for name in names]
+        return Plan(partitions=tuple(partition for plan in plans for partition in plan.partitions))
+
+    async def _prepare(
+        self, description: SchemaDescription, mapping: dict[str, str], *, dry_run: bool, again: bool
+    ) -> Prepared:
+        if not self.sink.serves("SchemaService") or not self.source.serves("SchemaService"):
+            cheapest = self.agreement.page_types[0]
+            return Prepared(
+                namespaces=tuple(
+                    PreparedNamespace(
+                        source=source, target=target, page_type=cheapest, upsert=True, reason="the cheapest shared type"
+                    )
+                    for source, target in mapping.items()
+                )
+            )
+        return await self.sink.connector.prepare(
+            PrepareRequest(
+                flow=self.flow,
+                run=self.run,
+                mappings=tuple(NamespaceMapping(source=s, target=t) for s, t in mapping.items()),
+                description=description,
+                whole_database=not self.spec.namespaces,
+                create=self.spec.schema_mode == "copy",
+                on_existing=OnExisting.RESUME if again else self.spec.on_existing_policy,
+                no_owner=self.spec.no_owner,
+                no_privileges=self.spec.no_privileges,
+                allow_lossy=self.spec.allow_lossy,
+                dry_run=dry_run,
+                page_types=self.agreement.page_types,
+            )
+        )
+
+    def _assemble(
+        self,
+        plan: Plan,
+        copied: Sequence[NamespaceDescription],
+        mapping: dict[str, str],
+        prepared: Prepared,
+        findings: tuple[Finding, ...],
+    ) -> CopyPlan:
+        partitions: defaultdict[str, list[Partition]] = defaultdict(list)
+        for partition in plan.partitions:
+            partitions[partition.namespace].append(partition)
+        loads = {item.source: item for item in prepared.namespaces}
+        rows: list[NamespaceRow] = []
+        units: list[UnitRow] = []
+        for position, item in enumerate(copied):
+            load = loads[item.namespace]
+            rows.append(
+                NamespaceRow(
+                    namespace=item.namespace,
+                    target=mapping[item.namespace],
+                    position=position,
+                    page_type=load.page_type,
+                    columns=load.columns,
+                    upsert=load.upsert,
+                    existed=load.existed,
+                    estimated_rows=item.estimated_rows or sum(p.estimated_count for p in partitions[item.namespace]),
+                    size_bytes=item.size_bytes,
+                    reason=load.reason,
+                )
+            )
+            units += partition_units(item.namespace, position, partitions[item.namespace])
+        units += finish_units(prepared.steps)
+        return CopyPlan(
+            namespaces=tuple(rows),
+            units=tuple(units),
+            snapshot=plan.snapshot,
+            ddl=prepared.ddl,
+            findings=findings,
+        )
+
+
+def stop_at(findings: Sequence[Finding]) -> None:
+    """Raises CheckFailedError where a finding would stop the flow or lose data."""
+    stops = [finding for finding in findings if finding.severity is Severity.STOP]
+    if stops:
+        first = stops[0]
+        more = f" (and {len(stops) - 1} more; `dsync doctor` lists them)" if len(stops) > 1 else ""
+        remedy = f"; {first.remedy}" if first.remedy else ""
+        raise CheckFailedError(f"{first.object}: {first.message}{remedy}{more}", findings)

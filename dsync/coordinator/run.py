@@ -1,0 +1,388 @@
+"""One run of a copy: plan, copy, finish, conclude; goes on where an earlier life of it was cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from dsync.coordinator.budget import ByteBudget
+from dsync.coordinator.copier import UnitCopier
+from dsync.coordinator.cursor import UnitCursor
+from dsync.coordinator.deliver import PageWriter, UnitProgress
+from dsync.coordinator.ends import Agreement, End
+from dsync.coordinator.events import (
+    EventHandler,
+    FindingReported,
+    NamespaceCopied,
+    NamespacePlanned,
+    NamespaceStopped,
+    PhaseChanged,
+    RunFinished,
+    SnapshotLost,
+)
+from dsync.coordinator.finisher import Finisher
+from dsync.coordinator.journal import Journal
+from dsync.coordinator.manifest import encode_manifest
+from dsync.coordinator.plan import CopyPlan, Planner
+from dsync.coordinator.recovery import Recovery
+from dsync.coordinator.result import NamespaceResult, RunResult, StepFailure
+from dsync.coordinator.retries import Retries
+from dsync.coordinator.spec import FlowSpec
+from dsync.coordinator.tasks import StoppedError, task_group
+from dsync.failpoints import failpoint
+from dsync.protocol.errors import NamespaceChangedError, SnapshotLostError
+from dsync.protocol.page_store import PageStore
+from dsync.protocol.types import FlowManifest, UnitRef
+from dsync.state import NamespaceRow, NamespaceState, Phase, UnitRow
+
+MAX_DEAD_LETTERS = 1000
+"""Refused rows that a namespace may have before it stops: more than that is no accident of single rows."""
+
+_OPEN_UNITS_AT_ONCE = 5000
+_PROCESS_BYTES = 60 * 1024 * 1024
+"""What a plug-in process or the coordinator takes before any page (measured as Pss)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class CopyRun:
+    """Runs one run of a flow to its end. All that must survive the process is in the journal and the sink's ledger."""
+
+    spec: FlowSpec
+    flow_name: str
+    fingerprint: str
+    source: End
+    sink: End
+    agreement: Agreement
+    journal: Journal
+    pages: PageStore | None
+    emit: EventHandler
+    stopping: asyncio.Event
+    again_from: str = ""
+    """The finished run whose unchanged namespaces need not be read again."""
+
+    _progress: dict[str, UnitProgress] = field(default_factory=dict, init=False)
+    _states: dict[str, NamespaceState] = field(default_factory=dict, init=False)
+    _reasons: dict[str, str] = field(default_factory=dict, init=False)
+    _planned_here: bool = field(default=False, init=False)
+    _moved_rows: int = field(default=0, init=False)
+    _moved_bytes: int = field(default=0, init=False)
+
+    async def execute(self) -> RunResult:
+        """Run to the end.
+
+        Raises:
+            StoppedError: asked to stop; everything so far is durable, and the same run goes on later.
+            DsyncError: what a person or a later repeat has to deal with; likewise resumable.
+        """
+        started_s = time.monotonic()
+        plan = await self._plan()
+        plan = await self._copy_until_done(plan)
+        failures = await self._finish(plan)
+        return await self._conclude(plan, failures, time.monotonic() - started_s)
+
+    @property
+    def _retries(self) -> Retries:
+        return Retries(retry_for_s=self.spec.retry_for_s, emit=self.emit, is_stopping=self.stopping.is_set)
+
+    @property
+    def _recovery(self) -> Recovery:
+        return Recovery(source=self.source, sink=self.sink, journal=self.journal, retries=self._retries, emit=self.emit)
+
+    # ------------------------------------------------------------------ plan
+
+    async def _plan(self) -> CopyPlan:
+        plan = await self.journal.load_plan()
+        if plan is None:
+            await self._phase(Phase.PLANNING)
+            planner = Planner(
+                source=self.source,
+                sink=self.sink,
+                spec=self.spec,
+                agreement=self.agreement,
+                flow=self.journal.flow,
+                run=self.journal.run,
+            )
+            plan = await planner.make(dry_run=False, again=bool(self.again_from))
+            failpoint("coordinator.after_prepare")
+            carried: list[UnitProgress] = []
+            if self.again_from:
+                plan, carried = await self._recovery.carry_over(plan, self.again_from)
+            await self.journal.save_plan(plan, carried)
+            self._planned_here = True
+            failpoint("coordinator.after_plan")
+            for finding in plan.findings:
+                self.emit(FindingReported(finding=finding))
+        await self._save_manifest(plan)
+        self._states = {row.namespace: row.state for row in plan.namespaces}
+        return plan
+
+    async def _save_manifest(self, plan: CopyPlan) -> None:
+        if not self.sink.serves("LedgerService"):
+            return
+        manifest = FlowManifest(
+            flow=self.journal.flow,
+            fingerprint=self.fingerprint,
+            name=self.flow_name,
+            run=self.journal.run,
+            plan=encode_manifest(self.spec, plan, self.source.info.id),
+        )
+        await self._retries.call("save the flow's manifest", lambda: self.sink.connector.save_manifest(manifest))
+
+    # ------------------------------------------------------------------ copy
+
+    async def _copy_until_done(self, plan: CopyPlan) -> CopyPlan:
+        """Copy everything, as many times as the source loses its snapshot; each time less is left."""
+        await self._phase(Phase.COPYING)
+        holds_snapshot = self._planned_here
+        while True:
+            plan = await self._reconcile(plan, holds_snapshot=holds_snapshot)
+            try:
+                await self._copy(plan)
+            except SnapshotLostError as error:
+                self.emit(SnapshotLost(reason=str(error)))
+                holds_snapshot = False
+                await self.source.reopen_session()
+                continue
+            return plan
+
+    async def _reconcile(self, plan: CopyPlan, *, holds_snapshot: bool) -> CopyPlan:
+        """Learn from the sink where each unit stands, and from the source whether that still counts."""
+        await self._clear_retired(plan)
+        self._progress = await self._open(plan)
+        lost = bool(plan.snapshot) and not holds_snapshot
+        if lost and await self._recovery.settle(plan, self._progress):
+            reloaded = await self.journal.load_plan()
+            assert reloaded is not None, "a run that recovers has a plan"
+            plan = reloaded
+            await self._clear_retired(plan)
+            self._progress = await self._open(plan)
+        self._states = {row.namespace: row.state for row in plan.namespaces}
+        self._reasons = {row.namespace: row.reason for row in plan.namespaces}
+        self._announce(plan)
+        return plan
+
+    async def _clear_retired(self, plan: CopyPlan) -> None:
+        for row in plan.namespaces:
+            if row.state is NamespaceState.CLEARING:
+                await self._recovery.clear(row)
+
+    async def _open(self, plan: CopyPlan) -> dict[str, UnitProgress]:
+        """Every unit's place: the ledger's word where there is one, else the checkpoint's."""
+        checkpoints = await self.journal.checkpoints()
+        carried = await self.journal.carried_namespaces()
+        found = {unit.unit: UnitProgress(unit=unit.unit, fence=0, cursor=UnitCursor()) for unit in plan.units}
+        for unit, row in checkpoints.items():
+            if unit in found:
+                found[unit] = UnitProgress(
+                    unit=unit,
+                    fence=0,
+                    cursor=UnitCursor.decode(row.cursor),
+                    seq=row.seq,
+                    rows=row.rows,
+                    size_bytes=row.size_bytes,
+                    done=row.done,
+                )
+        if self.sink.serves("LedgerService"):
+            targets = {row.namespace: row.target for row in plan.namespaces}
+            kept = {u.unit for u in plan.partitions if u.namespace in carried and found[u.unit].done}
+            units = [unit for unit in plan.units if unit.unit not in kept]
+            found |= await self._open_ledger(units, targets)
+        return found
+
+    async def _open_ledger(self, units: list[UnitRow], targets: Mapping[str, str]) -> dict[str, UnitProgress]:
+        found = {}
+        for start in range(0, len(units), _OPEN_UNITS_AT_ONCE):
+            refs = [
+                UnitRef(unit=unit.unit, namespace=targets.get(unit.namespace, ""))
+                for unit in units[start : start + _OPEN_UNITS_AT_ONCE]
+            ]
+            states = await self._retries.call(
+                "open units at the sink",
+                partial(self.sink.connector.open_units, self.journal.flow, self.journal.run, refs),
+                before_repeat=self.sink.reopen_session,
+            )
+            for state in states:
+                found[state.unit] = UnitProgress(
+                    unit=state.unit,
+                    fence=state.fence,
+                    cursor=UnitCursor.decode(state.cursor),
+                    seq=state.seq,
+                    rows=state.rows,
+                    size_bytes=state.size_bytes,
+                    done=state.done,
+                )
+        return found
+
+    def _announce(self, plan: CopyPlan) -> None:
+        for row in plan.namespaces:
+            units = [unit for unit in plan.partitions if unit.namespace == row.namespace]
+            self.emit(
+                NamespacePlanned(
+                    namespace=row.namespace,
+                    target=row.target,
+                    page_type=row.page_type.name,
+                    reason=row.reason,
+                    partitions=len(units),
+                    estimated_rows=row.estimated_rows,
+                    size_bytes=row.size_bytes,
+                    copied_rows=sum(self._progress[unit.unit].rows for unit in units),
+                    copied_bytes=sum(self._progress[unit.unit].size_bytes for unit in units),
+                )
+            )
+
+    async def _copy(self, plan: CopyPlan) -> None:
+        """Copy all units that are not done, `parallel` at a time, the largest namespaces first."""
+        rows = {row.namespace: row for row in plan.namespaces}
+        left = dict.fromkeys(rows, 0)
+        queue: deque[UnitRow] = deque()
+        for unit in sorted(plan.partitions, key=lambda unit: -rows[unit.namespace].size_bytes):
+            if not self._progress[unit.unit].done and self._is_open(unit.namespace):
+                queue.append(unit)
+                left[unit.namespace] += 1
+        for name, count in left.items():
+            if not count and self._is_open(name):
+                await self._namespace_copied(plan, name)
+        copiers = self._copiers(rows)
+        workers = min(self.spec.parallel, len(queue))
+        async with task_group() as tasks:
+            for _ in range(workers):
+                tasks.create_task(self._work(plan, queue, copiers, left))
+
+    def _is_open(self, namespace: str) -> bool:
+        return self._states[namespace] in (NamespaceState.PENDING, NamespaceState.COPYING)
+
+    async def _work(
+        self, plan: CopyPlan, queue: deque[UnitRow], copiers: Mapping[str, UnitCopier], left: dict[str, int]
+    ) -> None:
+        while queue:
+            if self.stopping.is_set():
+                raise StoppedError
+            unit = queue.popleft()
+            if not self._is_open(unit.namespace):
+                continue
+            assert unit.partition is not None, "only partitions are queued"
+            try:
+                await copiers[unit.namespace].copy(unit.partition, self._progress[unit.unit])
+            except NamespaceChangedError as error:
+                await self._stop_namespace(unit.namespace, str(error))
+                continue
+            left[unit.namespace] -= 1
+            if not left[unit.namespace]:
+                await self._namespace_copied(plan, unit.namespace)
+
+    async def _namespace_copied(self, plan: CopyPlan, namespace: str) -> None:
+        await self.journal.set_namespace_state(namespace, NamespaceState.COPIED)
+        self._states[namespace] = NamespaceState.COPIED
+        done = [self._progress[unit.unit] for unit in plan.partitions if unit.namespace == namespace]
+        self.emit(
+            NamespaceCopied(
+                namespace=namespace,
+                rows=sum(progress.rows for progress in done),
+                size_bytes=sum(progress.size_bytes for progress in done),
+            )
+        )
+
+    async def _stop_namespace(self, namespace: str, reason: str) -> None:
+        await self.journal.set_namespace_state(namespace, NamespaceState.STOPPED, reason)
+        self._states[namespace] = NamespaceState.STOPPED
+        self._reasons[namespace] = reason
+        self.emit(NamespaceStopped(namespace=namespace, reason=reason))
+
+    def _copiers(self, rows: Mapping[str, NamespaceRow]) -> dict[str, UnitCopier]:
+        budget = ByteBudget(self._page_budget_bytes())
+        retries = self._retries
+        return {
+            name: UnitCopier(
+                namespace=row,
+                source=self.source,
+                writer=PageWriter(
+                    flow=self.journal.flow,
+                    run=self.journal.run,
+                    namespace=row,
+                    sink=self.sink,
+                    pages=self.pages,
+                    retries=retries,
+                    emit=self.emit,
+                    add_dead_letter=self.journal.add_dead_letter,
+                    checkpoint=self._checkpoint,
+                    max_dead_letters=MAX_DEAD_LETTERS,
+                ),
+                agreement=self.agreement,
+                budget=budget,
+                pages=self.pages,
+                retries=retries,
+                emit=self.emit,
+                stopping=self.stopping,
+            )
+            for name, row in rows.items()
+        }
+
+    def _page_budget_bytes(self) -> int:
+        """What the memory limit leaves for pages: each is held up to twice while it crosses a process."""
+        processes = 3 if self.spec.attach == "process" else 1
+        left = self.spec.memory_limit - processes * _PROCESS_BYTES
+        copies = 1 if self.agreement.by_reference or processes == 1 else 3
+        return max(left // copies, 2 * self.agreement.page_bytes)
+
+    async def _checkpoint(self, progress: UnitProgress) -> None:
+        await self.journal.checkpoint(progress)
+
+    # ---------------------------------------------------------------- finish
+
+    async def _finish(self, plan: CopyPlan) -> tuple[StepFailure, ...]:
+        await self._phase(Phase.FINISHING)
+        finisher = Finisher(
+            source=self.source,
+            sink=self.sink,
+            journal=self.journal,
+            retries=self._retries,
+            emit=self.emit,
+            stopping=self.stopping,
+            parallel=self.spec.parallel,
+        )
+        stopped = {name for name, state in self._states.items() if state is NamespaceState.STOPPED}
+        return await finisher.finish(plan.steps, self._progress, left_out=stopped)
+
+    async def _conclude(self, plan: CopyPlan, failures: tuple[StepFailure, ...], elapsed_s: float) -> RunResult:
+        dead = await self.journal.count_dead_letters()
+        namespaces = []
+        for row in plan.namespaces:
+            done = [self._progress[unit.unit] for unit in plan.partitions if unit.namespace == row.namespace]
+            state = self._states[row.namespace]
+            namespaces.append(
+                NamespaceResult(
+                    namespace=row.namespace,
+                    target=row.target,
+                    rows=sum(progress.rows for progress in done),
+                    size_bytes=sum(progress.size_bytes for progress in done),
+                    state=state,
+                    reason=self._reasons.get(row.namespace, "") if state is not NamespaceState.COPIED else "",
+                    dead_letters=dead.get(row.namespace, 0),
+                )
+            )
+        result = RunResult(
+            flow=self.journal.flow,
+            run=self.journal.run,
+            namespaces=tuple(namespaces),
+            failed_steps=failures,
+            elapsed_s=elapsed_s,
+        )
+        whole = not result.stopped and not failures
+        result = replace(result, consistent=whole if plan.snapshot else None)
+        await self.journal.flush_events()
+        await self.journal.finish(Phase.DONE if whole else Phase.INCONSISTENT, result)
+        self.emit(
+            RunFinished(
+                rows=result.rows, size_bytes=result.size_bytes, elapsed_s=elapsed_s, consistent=result.consistent
+            )
+        )
+        return result
+
+    async def _phase(self, phase: Phase) -> None:
+        await self.journal.set_phase(phase)
+        await self.journal.flush_events()
+        self.emit(PhaseChanged(phase=phase.value))

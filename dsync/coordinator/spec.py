@@ -1,0 +1,74 @@
+"""What a flow is: its ends, namespaces and choices, without any secret.
+
+A `FlowSpec` is stored with the flow and with each run, so it must be readable by later releases: fields are only ever
+added, with a default, and `version` rises when a meaning changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dsync.protocol.types import OnExisting
+
+MIB = 1024 * 1024
+
+
+class EndpointIdentity(BaseModel):
+    """Which endpoint is meant, without user, password or tuning."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reference: str
+    """What a person typed, redacted: a URI without secrets, `env:NAME` or `file:PATH`."""
+    address: str
+    """Scheme, host, port and database; empty where only the plug-in knows them."""
+
+
+class FlowSpec(BaseModel):
+    """A flow, version 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    source: EndpointIdentity
+    sink: EndpointIdentity
+    namespaces: tuple[str, ...] = ()
+    """`NS[:TO]` patterns; none means every namespace."""
+    mode: Literal["copy"] = "copy"
+    schema_mode: Literal["copy", "none"] = "copy"
+    on_existing: Literal["error", "resume", "append", "truncate", "drop"] | None = None
+    """None: `resume` for a flow's own tables, `error` for others."""
+    no_owner: bool = False
+    no_privileges: bool = False
+    allow_lossy: bool = False
+    attach: Literal["process", "inline"] = "process"
+    parallel: int = Field(default=2, ge=1, le=256)
+    """Partitions in flight."""
+    page_bytes: int = Field(default=2 * MIB, ge=64 * 1024, le=32 * MIB)
+    memory_limit: int = Field(default=512 * MIB, ge=64 * MIB)
+    """Bytes, for all processes of the flow together."""
+    retry_for_s: float = Field(default=900.0, ge=0)
+
+    def fingerprint(self, source_id: str, sink_id: str) -> str:
+        """Finds the flow that the same command started before.
+
+        Made of what decides which rows arrive where. An address beats the id a server gives itself, so that
+        another server behind the same name is noticed rather than taken for a new flow.
+        """
+        parts = {
+            "source": self.source.address or source_id,
+            "sink": self.sink.address or sink_id,
+            "namespaces": sorted(self.namespaces),
+            "schema_mode": self.schema_mode,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def on_existing_policy(self) -> OnExisting:
+        if self.on_existing is None:
+            return OnExisting.ERROR
+        return OnExisting[self.on_existing.upper()]
