@@ -34,7 +34,9 @@ def main() -> int:
     check = parser.parse_args().check
 
     with tempfile.TemporaryDirectory(prefix="dsync-generate-") as scratch:
-        fresh = Path(scratch)
+        # Below the temporary directory, whose own mode (0700) would be copied along.
+        fresh = Path(scratch, "out")
+        fresh.mkdir()
         _compile(fresh)
         _finish(fresh)
         if check:
