@@ -12,6 +12,7 @@ from dsync.coordinator.events import Event
 from dsync.coordinator.plan import CopyPlan
 from dsync.coordinator.result import RunResult
 from dsync.failpoints import failpoint
+from dsync.protocol.errors import DsyncError
 from dsync.protocol.types import FinishStep, Partition
 from dsync.state import (
     DEFAULT_SINK,
@@ -161,6 +162,11 @@ class Journal:
         await self._call(
             lambda: self._store.finish_run(self.flow, self.run, phase, consistent=result.consistent, summary=summary)
         )
+
+    async def fail(self, error: DsyncError) -> None:
+        """Record why the run stopped; it goes on when it is started again."""
+        kept = {"class": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+        await self._call(lambda: self._store.finish_run(self.flow, self.run, Phase.FAILED, error=kept))
 
     def record(self, event: Event) -> None:
         """Keep an event for the store; written with the next flush."""

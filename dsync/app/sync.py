@@ -1,0 +1,210 @@
+"""`dsync sync`: a request in, a run and its events out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dsync.app.ends import Meeting, meet
+from dsync.app.flows import ChosenRun, choose_run, find_or_begin_flow
+from dsync.app.requests import SyncRequest, default_parallel
+from dsync.coordinator.ends import negotiate, open_sessions
+from dsync.coordinator.events import Event, EventHandler, FindingReported, PhaseChanged
+from dsync.coordinator.journal import Journal
+from dsync.coordinator.plan import Planner, stop_at
+from dsync.coordinator.result import RunResult
+from dsync.coordinator.run import CopyRun
+from dsync.coordinator.spec import FlowSpec
+from dsync.coordinator.tasks import task_group
+from dsync.protocol.errors import DsyncError
+from dsync.protocol.types import SessionRequest
+from dsync.state import DEFAULT_SINK, LeaseHeldError, RunRow, Store, this_process
+from dsync.state.lease import acquire, heartbeats
+from dsync.verify import VerifyReport
+
+if TYPE_CHECKING:
+    from dsync.state import Lease
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseAwaited(Event):
+    """Another host holds the flow; we wait until its lease ends."""
+
+    host: str
+    pid: int
+    remaining_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncOutcome:
+    flow: str
+    flow_name: str
+    run: RunRow
+    result: RunResult | None
+    """None: the run had ended before, and nothing was moved."""
+    verify: VerifyReport | None = None
+
+    @property
+    def exit_code(self) -> int:
+        from dsync.coordinator.result import worst_exit_code
+
+        codes = {self.result.exit_code if self.result else _exit_code_of(self.run)}
+        if self.verify is not None:
+            codes.add(self.verify.exit_code)
+        return worst_exit_code(codes)
+
+
+def _exit_code_of(run: RunRow) -> int:
+    summary: dict[str, Any] = dict(run.summary or {})
+    if summary.get("consistent") is False:
+        return 6
+    return 5 if summary.get("dead_letters") else 0
+
+
+def spec_of(request: SyncRequest, meeting: Meeting) -> FlowSpec:
+    return FlowSpec(
+        source=meeting.source_identity,
+        sink=meeting.sink_identity,
+        namespaces=request.namespaces,
+        mode=request.mode,
+        schema_mode=request.schema_mode,
+        on_existing=request.on_existing,
+        no_owner=request.no_owner,
+        no_privileges=request.no_privileges,
+        allow_lossy=request.allow_lossy,
+        attach=request.attach,
+        parallel=request.parallel or default_parallel(),
+        page_bytes=request.page_bytes,
+        memory_limit=request.memory_limit,
+        retry_for_s=request.retry_for_s,
+    )
+
+
+async def sync(request: SyncRequest, emit: EventHandler, stopping: asyncio.Event) -> SyncOutcome:
+    """Copy, going on where an earlier life of the same flow was cut off. Repeatable: a finished copy moves nothing.
+
+    Raises:
+        StoppedError: `stopping` was set; everything so far is durable.
+        DsyncError: with the exit code that says whose move it is.
+    """
+    async with AsyncExitStack() as stack:
+        store = stack.enter_context(Store.open(request.state or None))
+        meeting = await stack.enter_async_context(meet(request))
+        meeting.refuse_same_ends()
+        spec = spec_of(request, meeting)
+        fingerprint = spec.fingerprint(meeting.source.info.id, meeting.sink.info.id)
+        flow = await find_or_begin_flow(store, name=request.flow, fingerprint=fingerprint, spec=spec, sink=meeting.sink)
+        await stack.enter_async_context(_holding(store, flow.flow, emit))
+        chosen = choose_run(store, flow, spec, again=request.again)
+        if chosen.is_finished and not request.verify:
+            return SyncOutcome(flow=flow.flow, flow_name=flow.name or "", run=chosen.run, result=None)
+        return await _run(store, request, spec, fingerprint, meeting, chosen, emit, stopping)
+
+
+async def _run(
+    store: Store,
+    request: SyncRequest,
+    spec: FlowSpec,
+    fingerprint: str,
+    meeting: Meeting,
+    chosen: ChosenRun,
+    emit: EventHandler,
+    stopping: asyncio.Event,
+) -> SyncOutcome:
+    flow, run = chosen.flow, chosen.run
+    meeting.source.check_same(run.source_id)
+    meeting.sink.check_same(run.sink_ids.get(DEFAULT_SINK, ""))
+    agreement = negotiate(meeting.source, meeting.sink, spec)
+    agreement = await open_sessions(
+        meeting.source,
+        meeting.sink,
+        agreement,
+        meeting.pages,
+        SessionRequest(
+            flow=flow.flow,
+            run=run.run,
+            page_bytes=agreement.page_bytes,
+            memory_bytes=spec.memory_limit,
+            parallel=spec.parallel,
+            end_orphans=True,
+        ),
+    )
+    journal = Journal(store, flow.flow, run.run)
+
+    def record(event: Event) -> None:
+        journal.record(event)
+        emit(event)
+
+    try:
+        await journal.set_endpoints(meeting.source.info.id, meeting.sink.info.id)
+        copy = CopyRun(
+            spec=spec,
+            flow_name=flow.name or "",
+            fingerprint=fingerprint,
+            source=meeting.source,
+            sink=meeting.sink,
+            agreement=agreement,
+            journal=journal,
+            pages=meeting.pages,
+            emit=record,
+            stopping=stopping,
+            again_from=chosen.again_from,
+        )
+        result = None
+        if not chosen.is_finished:
+            await _check(copy, record)
+            result = await copy.execute()
+        report = await _verify(request, store, meeting, copy, result, record) if request.verify else None
+        return SyncOutcome(
+            flow=flow.flow, flow_name=flow.name or "", run=await journal.row(), result=result, verify=report
+        )
+    except DsyncError as error:
+        await journal.fail(error)
+        raise
+    finally:
+        await journal.close()
+
+
+async def _check(copy: CopyRun, emit: EventHandler) -> None:
+    emit(PhaseChanged(phase="checking"))
+    planner = Planner(
+        source=copy.source,
+        sink=copy.sink,
+        spec=copy.spec,
+        agreement=copy.agreement,
+        flow=copy.journal.flow,
+        run=copy.journal.run,
+    )
+    findings = await planner.check()
+    for finding in findings:
+        emit(FindingReported(finding=finding))
+    stop_at(findings)
+
+
+@asynccontextmanager
+async def _holding(store: Store, flow: str, emit: EventHandler) -> AsyncIterator[Lease]:
+    """Hold the flow; when the lease is lost, what runs inside is cancelled and the loss is raised."""
+
+    def awaited(held: LeaseHeldError) -> None:
+        emit(LeaseAwaited(host=held.host, pid=held.pid, remaining_s=held.remaining_s))
+
+    lease = await acquire(store, flow, this_process(), on_wait=awaited)
+    lost: list[DsyncError] = []
+    holder = asyncio.current_task()
+    assert holder is not None, "coroutines run in tasks"
+
+    def on_lost(error: DsyncError) -> None:
+        lost.append(error)
+        holder.cancel()
+
+    try:
+        async with task_group() as tasks, heartbeats(store, lease, tasks, on_lost):
+            yield lease
+    except asyncio.CancelledError:
+        if lost:
+            holder.uncancel()
+            raise lost[0] from None
+        raise
