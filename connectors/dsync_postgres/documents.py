@@ -1,0 +1,164 @@
+"""Rows as BSON documents and back: the form in which PostgreSQL meets every other connector.
+
+`docs/types.md` has the mapping as a table, with its reasons; `MAPPING_VERSION` counts its changes. Between two
+PostgreSQL servers it loses nothing: what BSON has no exact place for travels in another exact form, as text or as
+a document, and what a column cannot hold without a change is refused.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from dsync.sdk.errors import PluginBugError, RecordError
+from dsync.sdk.types import Buffer
+from dsync_postgres.documents_bson import Misfit
+from dsync_postgres.documents_decode import compile_decoder
+from dsync_postgres.documents_encode import compile_encoder
+from dsync_postgres.documents_foreign import ForeignReader
+from dsync_postgres.documents_layout import DocumentColumn, field_name, layout_of, unsupported_columns
+
+__all__ = [
+    "MAPPING_VERSION",
+    "DocumentColumn",
+    "DocumentError",
+    "RowDecoder",
+    "RowEncoder",
+    "field_name",
+    "split_documents",
+    "unsupported_columns",
+]
+
+MAPPING_VERSION = 1
+"""Rises when a value would travel in another form than before."""
+
+_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_SIGNATURE_BYTES = 11
+_TRAILER = b"\xff\xff"
+_FLAGS_AND_EXTENSION = struct.Struct(">Ii")
+_LENGTH = struct.Struct("<i")
+# With more misses than one row in this many the careful loop alone is quicker.
+_MISSES_SHARE = 5
+
+
+class DocumentError(RecordError):
+    """A document that cannot become a row of its table: which field, and why, never what is in it."""
+
+    def __init__(self, message: str, *, index: int = -1) -> None:
+        super().__init__(message)
+        self.index = index
+        """Which record of the page it is; -1 where that is not known."""
+
+
+class RowEncoder:
+    """Turns pages of binary COPY into packed BSON, for one table."""
+
+    def __init__(self, columns: Sequence[DocumentColumn]) -> None:
+        """Take the columns as the COPY lists them.
+
+        Raises:
+            UnsupportedError: a column's type has no BSON form; it names the column and the type.
+        """
+        layout = layout_of(columns)
+        self.needs_ctid = not layout.key
+        """The table has no key: its COPY must list `ctid` before the columns, and `_id` is made from it."""
+        self._quick = compile_encoder(layout, quick=True)
+        self._careful = compile_encoder(layout, quick=False)
+        self._is_quick = True
+
+    def encode_copy_binary(self, data: Buffer) -> tuple[bytes, int]:
+        """Return the documents of a complete binary COPY stream, one after the other, and how many they are.
+
+        Raises:
+            PluginBugError: the stream is not one of these columns.
+        """
+        stream = bytes(data)
+        position, last = _rows_of(stream)
+        out = bytearray()
+        if self._is_quick:
+            position, rows, misses = self._quick(stream, position, last, out, self._one_row)
+            self._is_quick = misses * _MISSES_SHARE <= rows
+        else:
+            position, rows, _ = self._careful(stream, position, last, out, _refuse_row)
+        if position != last:
+            raise _malformed(position)
+        return bytes(out), rows
+
+    def _one_row(self, data: bytes, position: int, out: bytearray) -> int:
+        after, _, _ = self._careful(data, position, position + 1, out, _refuse_row)
+        return after
+
+
+class RowDecoder:
+    """Turns BSON documents into pages of binary COPY, for the columns of one table."""
+
+    def __init__(self, columns: Sequence[DocumentColumn]) -> None:
+        """Take the columns as the COPY into the table lists them.
+
+        Raises:
+            UnsupportedError: a column's type has no BSON form; it names the column and the type.
+        """
+        layout = layout_of(columns)
+        self._foreign = ForeignReader(layout)
+        self._quick = compile_decoder(layout, quick=True)
+        self._careful = compile_decoder(layout, quick=False)
+        self._is_quick = True
+
+    def decode(self, documents: Buffer | Sequence[bytes]) -> tuple[bytes, int]:
+        """Return a complete binary COPY stream of the documents, packed or single, and the number of rows.
+
+        A field that is missing is NULL; a key column that is missing is taken from `_id`.
+
+        Raises:
+            DocumentError: a document is not BSON, has a field that is no column, or a value that its column
+                cannot hold as it is. The documents before it are good.
+        """
+        data = bytes(documents) if isinstance(documents, bytes | bytearray | memoryview) else b"".join(documents)
+        out = bytearray(_HEADER)
+        if self._is_quick:
+            _, rows, misses = self._quick(data, 0, len(data), out, self._one_document)
+            self._is_quick = misses * _MISSES_SHARE <= rows
+        else:
+            _, rows, _ = self._careful(data, 0, len(data), out, self._foreign_document)
+        out += _TRAILER
+        return bytes(out), rows
+
+    def _one_document(self, data: bytes, position: int, rows: int, out: bytearray) -> int:
+        def missed(data: bytes, position: int, _: int, out: bytearray) -> int:
+            return self._foreign_document(data, position, rows, out)
+
+        after, _, _ = self._careful(data, position, position + 1, out, missed)
+        return after
+
+    def _foreign_document(self, data: bytes, position: int, rows: int, out: bytearray) -> int:
+        try:
+            return self._foreign.read(data, position, out)
+        except Misfit as exc:
+            raise DocumentError(str(exc), index=rows) from exc
+
+
+def split_documents(packed: Buffer) -> list[bytes]:
+    """The single documents of a packed page."""
+    data = bytes(packed)
+    documents, position = [], 0
+    while position < len(data):
+        end = position + _LENGTH.unpack_from(data, position)[0]
+        documents.append(data[position:end])
+        position = end
+    return documents
+
+
+def _rows_of(stream: bytes) -> tuple[int, int]:
+    """Where the rows of a COPY stream begin and end."""
+    if stream[:_SIGNATURE_BYTES] != _HEADER[:_SIGNATURE_BYTES] or stream[-2:] != _TRAILER:
+        raise _malformed(0)
+    _, extension_bytes = _FLAGS_AND_EXTENSION.unpack_from(stream, _SIGNATURE_BYTES)
+    return len(_HEADER) + extension_bytes, len(stream) - len(_TRAILER)
+
+
+def _refuse_row(data: bytes, position: int, out: bytearray) -> int:
+    raise _malformed(position)
+
+
+def _malformed(position: int) -> PluginBugError:
+    return PluginBugError(f"a binary COPY page is not of the columns expected, at byte {position}")
