@@ -1,0 +1,161 @@
+"""The sink half of the connector: ledger, pages, schema.
+
+Every write is one transaction with its ledger row, so a repeat is a write once and a coordinator that was replaced
+writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from dsync.sdk import PluginContext, errors, types
+from dsync.sdk.paging import PageExchange
+from dsync_postgres import claims, ledger, manifests, writer
+from dsync_postgres.ledger import Guard
+from dsync_postgres.schema.names import TableName
+from dsync_postgres.sessions import Connection, Sessions
+from dsync_postgres.staging import Stages
+from dsync_postgres.targets import TargetTable, may_be_replica, read_targets
+
+T = TypeVar("T")
+
+
+class SinkSide:
+    """One database as a sink; made from the connector's sessions on first use."""
+
+    def __init__(self, sessions: Sessions, context: PluginContext) -> None:
+        self._sessions = sessions
+        self._context = context
+        self._pages = PageExchange()
+        self._pages_of: types.SessionRequest | None = None
+        self._stages = Stages()
+        self._tables: dict[str, TargetTable] = {}
+        self._may_be_replica: bool | None = None
+
+    async def close(self) -> None:
+        """Nothing is held beside the sessions."""
+
+    # ------------------------------------------------------------------ ledger
+
+    async def open_units(self, flow: str, run: str, units: Sequence[types.UnitRef]) -> list[types.UnitState]:
+        """Raise each unit's fence and say where it stands, in the order asked; one round trip."""
+        # A table may have been made anew since the last life of these units.
+        self._tables.clear()
+        return await self._with_ledger("opening units", partial(ledger.open_units, flow=flow, run=run, units=units))
+
+    async def save_manifest(self, manifest: types.FlowManifest) -> None:
+        """Remember a flow, so that lost state can be rebuilt. Repeatable."""
+        await self._with_ledger("saving the flow's manifest", partial(manifests.save_manifest, manifest=manifest))
+
+    async def find_manifests(self, *, flow: str = "", fingerprint: str = "") -> list[types.FlowManifest]:
+        """The flows that this database remembers; looks without creating anything."""
+        return await self._sessions.run(
+            "looking for the flow's manifest",
+            partial(manifests.find_manifests, flow=flow, fingerprint=fingerprint),
+        )
+
+    async def clear_namespace(self, context: types.WriteContext, namespace: str, units: Sequence[str]) -> None:
+        """Remove the flow's rows from a table that it alone has filled, and reset those units.
+
+        Raises:
+            SinkNotEmptyError: it holds rows that are not the flow's; nothing was removed.
+        """
+        name = TableName.parse(namespace)
+        self._tables.pop(namespace, None)
+
+        def work(connection: Connection) -> None:
+            as_replica = self._can_be_replica(connection)
+            claims.clear(connection, context, name, units, as_replica=as_replica)
+
+        await self._with_ledger(f"clearing {namespace}", work)
+
+    # ------------------------------------------------------------------- pages
+
+    async def write_data(self, request: types.WriteRequest) -> None:
+        """As write_page, for a coordinator that knows adiom.v1 alone."""
+        await self.write_page(request)
+
+    async def write_page(self, request: types.WriteRequest) -> int:
+        """Write a page and its ledger row in one transaction; returns the number of rows.
+
+        Raises:
+            RecordError: a row was refused, and nothing of the page is there.
+            FencedError: another coordinator has the unit.
+            NamespaceChangedError: the table was dropped or altered.
+        """
+        try:
+            return await self._sessions.run(f"writing {request.namespace}", partial(self._write, request))
+        except errors.NamespaceChangedError:
+            self._tables.pop(request.namespace, None)
+            raise
+
+    def _write(self, request: types.WriteRequest, connection: Connection) -> int:
+        table = self._table(connection, request.namespace)
+        context = request.context
+        with self._page_exchange().body(request.page) as body:
+            load = writer.Load(
+                table=table,
+                columns=request.columns or tuple(c.name for c in table.columns if not c.generated),
+                page_type=request.page.type,
+                rows=request.page.rows,
+                body=body,
+                guard=None if context is None else Guard(context=context, unlogged=table.unlogged),
+                as_replica=self._as_replica(connection, table, context),
+            )
+            if request.upsert:
+                return writer.upsert(connection, load, self._stages)
+            return writer.insert(connection, load)
+
+    def _page_exchange(self) -> PageExchange:
+        """The exchange of the session as it was last agreed upon."""
+        if self._pages_of is not self._sessions.request:
+            pages = PageExchange()
+            pages.open(self._sessions.request)
+            self._pages, self._pages_of = pages, self._sessions.request
+        return self._pages
+
+    def _table(self, connection: Connection, namespace: str) -> TargetTable:
+        """What the table looks like, asked once and again after it changed."""
+        known = self._tables.get(namespace)
+        if known is not None:
+            return known
+        name = TableName.parse(namespace)
+        table = read_targets(connection, [name]).get(name)
+        if table is None:
+            raise errors.NamespaceChangedError(
+                f"writing {namespace}: the sink has no such table; create it there first"
+            )
+        if table.kind not in "rp":
+            raise errors.UnsupportedError(f"writing {namespace}: it is no table at the sink, so it takes no rows")
+        self._tables[namespace] = table
+        return table
+
+    def _as_replica(self, connection: Connection, table: TargetTable, context: types.WriteContext | None) -> bool:
+        """Whether triggers and foreign keys have to be kept from firing, and can be."""
+        if not table.fires:
+            return False
+        if not table.fires_in_replica and self._can_be_replica(connection):
+            return True
+        if context is None:
+            # Without `prepare` nobody could have set them aside; such a coordinator lives with what they do.
+            return False
+        raise errors.NamespaceChangedError(
+            f"writing {table.name}: its triggers or foreign keys are on again though this flow had set them aside; "
+            "disable them, or start again with `dsync reset`"
+        )
+
+    def _can_be_replica(self, connection: Connection) -> bool:
+        if self._may_be_replica is None:
+            self._may_be_replica = may_be_replica(connection)
+        return self._may_be_replica
+
+    async def _with_ledger(self, operation: str, work: Callable[[Connection], T]) -> T:
+        """Run `work` where the ledger exists, creating it on first use."""
+
+        def prepared(connection: Connection) -> T:
+            ledger.install(connection)
+            return work(connection)
+
+        return await self._sessions.run(operation, prepared)

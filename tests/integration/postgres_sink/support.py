@@ -1,0 +1,113 @@
+"""A sink side on a fresh database, and pages to write into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dsync_postgres.conninfo import Target
+from dsync_postgres.options import PostgresOptions
+from dsync_postgres.sessions import Sessions
+from dsync_postgres.sink import SinkSide
+from psycopg import sql
+
+from dsync.sdk import PluginContext, types
+from tests.support.databases import Database
+
+FLOW = "f0000001"
+RUN = "r1"
+BINARY = types.PageType.PG_COPY_BINARY
+TEXT = types.PageType.PG_COPY_TEXT
+
+
+@dataclass(kw_only=True, eq=False)
+class Sink:
+    """One life of a sink plug-in's sink half, in process."""
+
+    side: SinkSide
+    sessions: Sessions
+    database: Database
+    flow: str = FLOW
+    run: str = RUN
+    units: dict[str, Unit] = field(default_factory=dict)
+
+    async def open(self, *units: str, namespace: str = "public.t") -> list[types.UnitState]:
+        """Open units as a coordinator does, and remember their fences."""
+        refs = [types.UnitRef(unit=unit, namespace=namespace) for unit in units]
+        states = await self.side.open_units(self.flow, self.run, refs)
+        for state in states:
+            self.units[state.unit] = Unit(fence=state.fence, seq=state.seq)
+        return states
+
+    def context(self, unit: str, cursor: bytes = b"c", *, done: bool = False) -> types.WriteContext:
+        """The context of a unit's next write."""
+        known = self.units[unit]
+        return types.WriteContext(
+            flow=self.flow, run=self.run, unit=unit, fence=known.fence, cursor=cursor, seq=known.seq + 1, done=done
+        )
+
+    def request(
+        self,
+        page: types.Page,
+        unit: str | None = "u",
+        *,
+        namespace: str = "public.t",
+        columns: Sequence[str] = (),
+        cursor: bytes = b"c",
+        done: bool = False,
+        upsert: bool = False,
+    ) -> types.WriteRequest:
+        """A write of the page as the unit's next one."""
+        return types.WriteRequest(
+            namespace=namespace,
+            page=page,
+            columns=tuple(columns),
+            context=None if unit is None else self.context(unit, cursor, done=done),
+            upsert=upsert,
+        )
+
+    async def write(self, request: types.WriteRequest) -> int:
+        """Write a request and move the unit on."""
+        rows = await self.side.write_page(request)
+        if request.context is not None:
+            self.units[request.context.unit].seq = request.context.seq
+        return rows
+
+    def count(self, table: str = "t") -> int:
+        """The rows of a table in public."""
+        value: int = self.database.value(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier("public", table)))
+        return value
+
+    def ledger(self, table: str = "ledger") -> list[tuple[object, ...]]:
+        """What the ledger says: unit, seq, cursor, rows, done."""
+        query = sql.SQL("SELECT unit, seq, cursor, rows, done FROM {} ORDER BY unit")
+        return self.database.rows(query.format(sql.Identifier("_dsync", table)))
+
+
+@dataclass(slots=True, kw_only=True)
+class Unit:
+    """What a coordinator knows of a unit."""
+
+    fence: int
+    seq: int
+
+
+def make_sink(
+    database: Database, directory: Path, *, uri: str | None = None, options: PostgresOptions | None = None
+) -> Sink:
+    """A new life of the sink; `uri` for another role than superuser."""
+    options = options or PostgresOptions()
+    sessions = Sessions(Target.of(uri or database.uri), options)
+    sessions.configure(types.SessionRequest(flow=FLOW, run=RUN, role=types.Role.SINK))
+    context = PluginContext(private_directory=directory)
+    return Sink(side=SinkSide(sessions, context), sessions=sessions, database=database)
+
+
+def page_of(database: Database, query: str, page_type: types.PageType = BINARY, next_cursor: bytes = b"") -> types.Page:
+    """The page that COPY makes of a query's rows."""
+    name = "binary" if page_type is BINARY else "text"
+    with database.connect() as connection, connection.cursor() as cursor:
+        with cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT {name})".encode()) as copy:
+            body = b"".join(map(bytes, copy))
+        return types.Page(type=page_type, rows=cursor.rowcount, packed=body, next_cursor=next_cursor)
