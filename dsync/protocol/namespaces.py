@@ -109,6 +109,20 @@ def _glob(part: str, quoted: bool) -> re.Pattern[str]:
     return re.compile("".join(pieces), re.DOTALL)
 
 
+def literal(text: str) -> str:
+    """The one name that a pattern without wildcards means, for sources that cannot list their namespaces.
+
+    Raises:
+        RequestError: the pattern has wildcards or is a regular expression.
+    """
+    if text.startswith("re:"):
+        raise RequestError(f"namespace {text!r}: this source cannot list its namespaces, so give a full name")
+    parts, _ = _parse(text, text)
+    if any(not quoted and _is_glob(part) for part, quoted in parts):
+        raise RequestError(f"namespace {text!r}: this source cannot list its namespaces, so give a full name")
+    return join(part for part, _ in parts)
+
+
 def select(namespaces: Sequence[str], include: Sequence[str], exclude: Sequence[str] = ()) -> dict[str, str]:
     """Source name → sink name for every namespace that a pattern includes and none excludes, in the given order.
 
