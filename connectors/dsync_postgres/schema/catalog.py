@@ -10,12 +10,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-from psycopg import AsyncConnection
+from psycopg import Connection as DriverConnection
 from psycopg.rows import class_row, dict_row
 
 from dsync_postgres.schema.names import TableName
 
-Connection = AsyncConnection[Any]
+Connection = DriverConnection[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,13 +230,13 @@ GROUP BY part.root
 """
 
 
-async def read_tables(connection: Connection) -> dict[TableName, TableFacts]:
+def read_tables(connection: Connection) -> dict[TableName, TableFacts]:
     """Return every relation that can hold or show rows, in the order of schema and name."""
-    columns = await _columns(connection)
-    indexes = await _unique_indexes(connection)
+    columns = _columns(connection)
+    indexes = _unique_indexes(connection)
     found: dict[TableName, TableFacts] = {}
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        async for row in await cursor.execute(_TABLES):
+    with connection.cursor(row_factory=dict_row) as cursor:
+        for row in cursor.execute(_TABLES):
             name = TableName(schema=row.pop("schema"), name=row.pop("name"))
             parents = tuple(TableName(schema=schema, name=parent) for schema, parent in row.pop("parents"))
             # A table dropped since the first query has neither columns nor a place in the snapshot: same snapshot,
@@ -251,27 +251,27 @@ async def read_tables(connection: Connection) -> dict[TableName, TableFacts]:
     return found
 
 
-async def _columns(connection: Connection) -> dict[int, list[ColumnFacts]]:
+def _columns(connection: Connection) -> dict[int, list[ColumnFacts]]:
     found: defaultdict[int, list[ColumnFacts]] = defaultdict(list)
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        async for row in await cursor.execute(_COLUMNS):
+    with connection.cursor(row_factory=dict_row) as cursor:
+        for row in cursor.execute(_COLUMNS):
             found[row.pop("table_oid")].append(ColumnFacts(**row))
     return found
 
 
-async def _unique_indexes(connection: Connection) -> dict[int, list[IndexFacts]]:
+def _unique_indexes(connection: Connection) -> dict[int, list[IndexFacts]]:
     found: defaultdict[int, list[IndexFacts]] = defaultdict(list)
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        async for row in await cursor.execute(_UNIQUE_INDEXES):
+    with connection.cursor(row_factory=dict_row) as cursor:
+        for row in cursor.execute(_UNIQUE_INDEXES):
             columns = tuple(row.pop("columns"))
             found[row.pop("table_oid")].append(IndexFacts(columns=columns, **row))
     return found
 
 
-async def read_types(connection: Connection) -> dict[int, TypeFacts]:
+def read_types(connection: Connection) -> dict[int, TypeFacts]:
     """Return the types of all tables' columns, by oid of this server."""
-    async with connection.cursor(row_factory=class_row(_TypeRow)) as cursor:
-        rows = await (await cursor.execute(_TYPES)).fetchall()
+    with connection.cursor(row_factory=class_row(_TypeRow)) as cursor:
+        rows = cursor.execute(_TYPES).fetchall()
     return {
         row.oid: TypeFacts(oid=row.oid, name=row.name, parts=frozenset(row.parts), has_binary_io=row.has_binary_io)
         for row in rows

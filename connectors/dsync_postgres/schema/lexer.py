@@ -138,11 +138,17 @@ def qualified_name(pieces: Sequence[Token], at: int) -> TableName | None:
 
 
 def name_after(pieces: Sequence[Token], *words: str) -> TableName | None:
-    """Return the qualified name after the first of these bare words outside parentheses; ONLY is passed over."""
+    """Return the first qualified name that follows one of these bare words outside parentheses.
+
+    ONLY between them is passed over. A word that no such name follows is a name itself (`view`, `partition` and many
+    others are not reserved), and the search goes on.
+    """
     for at, token in enumerate(pieces):
         if token.depth == 0 and token.is_word(*words):
             following = at + 1
             if following < len(pieces) and pieces[following].is_word("ONLY"):
                 following += 1
-            return qualified_name(pieces, following)
+            name = qualified_name(pieces, following)
+            if name is not None:
+                return name
     return None

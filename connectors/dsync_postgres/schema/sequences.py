@@ -55,11 +55,11 @@ class SequencePosition:
     """False: the next value is `last_value` itself."""
 
 
-async def read_sequences(connection: Connection) -> dict[TableName, SequenceFacts]:
+def read_sequences(connection: Connection) -> dict[TableName, SequenceFacts]:
     """Return all sequences, those of identity columns included."""
     found: dict[TableName, SequenceFacts] = {}
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        async for row in await cursor.execute(_SEQUENCES):
+    with connection.cursor(row_factory=dict_row) as cursor:
+        for row in cursor.execute(_SEQUENCES):
             name = TableName(schema=row.pop("schema"), name=row.pop("name"))
             schema, table = row.pop("owner_schema"), row.pop("owner_name")
             owner = None if schema is None else TableName(schema=schema, name=table)
@@ -67,7 +67,7 @@ async def read_sequences(connection: Connection) -> dict[TableName, SequenceFact
     return found
 
 
-async def read_positions(connection: Connection, names: Iterable[TableName]) -> tuple[SequencePosition, ...]:
+def read_positions(connection: Connection, names: Iterable[TableName]) -> tuple[SequencePosition, ...]:
     """Return where these sequences stand now, in the order asked.
 
     The view pg_sequences would not do: it hides the value of a sequence that was set but not yet called.
@@ -75,32 +75,39 @@ async def read_positions(connection: Connection, names: Iterable[TableName]) -> 
     wanted = list(names)
     found: list[SequencePosition] = []
     for at in range(0, len(wanted), _BATCH):
-        found += await _read_batch(connection, wanted[at : at + _BATCH])
+        found += _read_batch(connection, wanted[at : at + _BATCH])
     return tuple(found)
 
 
-async def _read_batch(connection: Connection, names: Sequence[TableName]) -> list[SequencePosition]:
+def _read_batch(connection: Connection, names: Sequence[TableName]) -> list[SequencePosition]:
     selects = [
         sql.SQL("SELECT {}::int, last_value, is_called FROM {}").format(sql.Literal(at), name.identifier)
         for at, name in enumerate(names)
     ]
-    cursor = await connection.execute(sql.SQL(" UNION ALL ").join(selects))
-    rows = sorted(await cursor.fetchall())
+    cursor = connection.execute(sql.SQL(" UNION ALL ").join(selects))
+    rows = sorted(cursor.fetchall())
     return [
         SequencePosition(name=names[at], last_value=last_value, is_called=is_called)
         for at, last_value, is_called in rows
     ]
 
 
-def set_positions(positions: Iterable[SequencePosition]) -> tuple[str, ...]:
-    """Return statements that put the sink's sequences where the source's stood; repeating them is harmless."""
-    return tuple(
-        sql.SQL("SELECT pg_catalog.setval({}::pg_catalog.regclass, {}, {})")
-        .format(
-            sql.Literal(position.name.identifier.as_string(None)),
-            sql.Literal(position.last_value),
-            sql.Literal(position.is_called),
-        )
-        .as_string(None)
-        for position in positions
-    )
+def set_position(position: SequencePosition, *, only_forward: bool) -> str:
+    """Return the statement that puts the sink's sequence where the source's stood; repeating it is harmless.
+
+    With `only_forward` a sequence that is further along already, in its own direction, stays where it is.
+    """
+    parts = {
+        "name": sql.Literal(position.name.identifier.as_string(None)),
+        "sequence": position.name.identifier,
+        "value": sql.Literal(position.last_value),
+        "called": sql.Literal(position.is_called),
+    }
+    text = sql.SQL("SELECT pg_catalog.setval({name}::pg_catalog.regclass, {value}, {called})").format(**parts)
+    if only_forward:
+        text += sql.SQL(
+            " FROM {sequence} AS s, pg_catalog.pg_sequence AS q WHERE q.seqrelid = {name}::pg_catalog.regclass"
+            " AND CASE WHEN q.seqincrement > 0 THEN (s.last_value, s.is_called) < ({value}, {called})"
+            " ELSE (-s.last_value::numeric, s.is_called) < (-({value})::numeric, {called}) END"
+        ).format(**parts)
+    return text.as_string(None)

@@ -138,53 +138,53 @@ WHERE c.collencoding IN (-1, (SELECT encoding FROM pg_database WHERE datname = c
 """
 
 
-async def read_server(connection: Connection) -> ServerFacts:
+def read_server(connection: Connection) -> ServerFacts:
     """Return what the connection is connected to, and as whom."""
-    async with connection.cursor(row_factory=class_row(ServerFacts)) as cursor:
-        row = await (await cursor.execute(_SERVER)).fetchone()
+    with connection.cursor(row_factory=class_row(ServerFacts)) as cursor:
+        row = cursor.execute(_SERVER).fetchone()
     assert row is not None
     return row
 
 
-async def read_roles(connection: Connection) -> dict[str, RoleFacts]:
+def read_roles(connection: Connection) -> dict[str, RoleFacts]:
     """Return all roles of the server by name."""
-    async with connection.cursor(row_factory=class_row(RoleFacts)) as cursor:
-        return {row.name: row async for row in await cursor.execute(_ROLES)}
+    with connection.cursor(row_factory=class_row(RoleFacts)) as cursor:
+        return {row.name: row for row in cursor.execute(_ROLES)}
 
 
-async def read_extensions(connection: Connection) -> dict[str, ExtensionFacts]:
+def read_extensions(connection: Connection) -> dict[str, ExtensionFacts]:
     """Return the extensions that are installed in this database or could be, by name."""
-    async with connection.cursor(row_factory=class_row(ExtensionFacts)) as cursor:
-        return {row.name: row async for row in await cursor.execute(_EXTENSIONS)}
+    with connection.cursor(row_factory=class_row(ExtensionFacts)) as cursor:
+        return {row.name: row for row in cursor.execute(_EXTENSIONS)}
 
 
-async def read_schemas(connection: Connection) -> dict[str, SchemaFacts]:
+def read_schemas(connection: Connection) -> dict[str, SchemaFacts]:
     """Return all schemas by name."""
-    async with connection.cursor(row_factory=class_row(SchemaFacts)) as cursor:
-        return {row.name: row async for row in await cursor.execute(_SCHEMAS)}
+    with connection.cursor(row_factory=class_row(SchemaFacts)) as cursor:
+        return {row.name: row for row in cursor.execute(_SCHEMAS)}
 
 
-async def read_tablespaces(connection: Connection) -> dict[str, TablespaceFacts]:
+def read_tablespaces(connection: Connection) -> dict[str, TablespaceFacts]:
     """Return all tablespaces by name."""
-    async with connection.cursor(row_factory=class_row(TablespaceFacts)) as cursor:
-        return {row.name: row async for row in await cursor.execute(_TABLESPACES)}
+    with connection.cursor(row_factory=class_row(TablespaceFacts)) as cursor:
+        return {row.name: row for row in cursor.execute(_TABLESPACES)}
 
 
-async def read_access_methods(connection: Connection) -> frozenset[str]:
+def read_access_methods(connection: Connection) -> frozenset[str]:
     """Return the names of the table access methods."""
-    cursor = await connection.execute("SELECT amname::text FROM pg_am WHERE amtype = 't'")
-    return frozenset([name async for (name,) in cursor])
+    cursor = connection.execute("SELECT amname::text FROM pg_am WHERE amtype = 't'")
+    return frozenset([name for (name,) in cursor])
 
 
-async def read_collations(connection: Connection) -> frozenset[str]:
+def read_collations(connection: Connection) -> frozenset[str]:
     """Return the qualified, quoted names of the collations that this database can use."""
-    cursor = await connection.execute(_COLLATIONS)
-    return frozenset([name async for (name,) in cursor])
+    cursor = connection.execute(_COLLATIONS)
+    return frozenset([name for (name,) in cursor])
 
 
-async def count_large_objects(connection: Connection) -> int:
+def count_large_objects(connection: Connection) -> int:
     """Return how many large objects the database holds."""
-    cursor = await connection.execute("SELECT count(*) FROM pg_largeobject_metadata")
-    row = await cursor.fetchone()
+    cursor = connection.execute("SELECT count(*) FROM pg_largeobject_metadata")
+    row = cursor.fetchone()
     assert row is not None
     return int(row[0])

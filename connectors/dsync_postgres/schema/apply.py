@@ -1,0 +1,121 @@
+"""Runs statements of a plan at the sink, or tries them and takes everything back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import psycopg
+
+from dsync.sdk import errors
+from dsync_postgres.errors import describe, translate
+from dsync_postgres.schema.catalog import Connection
+from dsync_postgres.schema.errors import StatementError
+from dsync_postgres.schema.findings import Finding, stop, warn
+from dsync_postgres.schema.plan import SETTINGS, SchemaPlan
+from dsync_postgres.schema.sequences import SequencePosition, set_position
+from dsync_postgres.schema.steps import BuildStep, Statement
+
+# Not permitted, and what a label says whose provider is not loaded.
+_FORGIVEN = frozenset({"42501", "22023"})
+# What only works on rows, or only once there are some: no use in trying it on empty tables.
+_NOT_REHEARSED = frozenset({"refresh", "analyze", "sequences"})
+_MOST_FAILURES = 20
+
+
+def run_statements(connection: Connection, statements: Iterable[Statement]) -> tuple[Finding, ...]:
+    """Run statements in the transaction that the caller has open; returns what was refused but can be done without.
+
+    Afterwards, until that transaction ends, `search_path` is empty: what else runs in it has to be qualified.
+
+    Raises:
+        StatementError: the sink refused one, or its rows do not fit.
+        PrivilegeError: a privilege is missing for something that cannot be done without.
+        ConflictError: a deadlock or a busy lock; the whole transaction may be repeated.
+    """
+    _execute(connection, SETTINGS)
+    findings = (_run(connection, statement) for statement in statements)
+    return tuple(finding for finding in findings if finding is not None)
+
+
+def run_step(
+    connection: Connection, step: BuildStep, positions: Sequence[SequencePosition] = ()
+) -> tuple[Finding, ...]:
+    """Run one step in the transaction that the caller has open; `positions` are for the step that sets sequences.
+
+    Raises: as `run_statements`.
+    """
+    return run_statements(connection, [*step.statements, *_settings_of(step, positions)])
+
+
+def rehearse(connection: Connection, plan: SchemaPlan) -> tuple[Finding, ...]:
+    """Try a plan on empty tables in a transaction that is rolled back; return what the sink would refuse.
+
+    Nothing remains at the sink. Locks are those of creating objects; tables that exist are not touched unless a
+    foreign key of a new table points to them.
+    """
+    findings: list[Finding] = []
+    steps = [step for step in plan.post_data if step.kind not in _NOT_REHEARSED]
+    statements = [*plan.pre_data, *(statement for step in steps for statement in step.statements)]
+    with connection.transaction(force_rollback=True):
+        _execute(connection, SETTINGS)
+        for statement in statements:
+            try:
+                with connection.transaction():
+                    finding = _run(connection, statement)
+            except errors.DsyncError as exc:
+                # What stands on it fails too; the first few say what is wrong.
+                finding = stop("sink-refuses", statement.object, str(exc), "create it at the sink, or leave it out")
+            findings += [finding] if finding is not None else []
+            if len(findings) == _MOST_FAILURES:
+                break
+    return tuple(findings)
+
+
+def _settings_of(step: BuildStep, positions: Sequence[SequencePosition]) -> list[Statement]:
+    known = {position.name: position for position in positions}
+    statements = []
+    for target in step.sequences:
+        # Dropped at the source since it was planned: its sink copy keeps where it starts.
+        if target.name in known:
+            text = set_position(known[target.name], only_forward=target.only_forward)
+            statements.append(Statement(sql=text, object=f"SEQUENCE {target.name}"))
+    return statements
+
+
+def _run(connection: Connection, statement: Statement) -> Finding | None:
+    if not statement.is_optional:
+        _execute(connection, statement)
+        return None
+    try:
+        with connection.transaction():
+            connection.execute(statement.sql.encode(), prepare=False)
+    except psycopg.Error as exc:
+        if exc.sqlstate not in _FORGIVEN:
+            raise _error(exc, statement) from exc
+        return warn(
+            "statement-refused",
+            statement.object,
+            f"the sink did not let us set its owner, privileges or comment: {describe(exc)}",
+            "run that part as a superuser at the sink, or use --no-owner and --no-privileges",
+        )
+    return None
+
+
+def _execute(connection: Connection, statement: Statement) -> None:
+    # Without parameters and unprepared the text goes through the simple protocol, which takes several statements
+    # and leaves percent signs alone.
+    try:
+        connection.execute(statement.sql.encode(), prepare=False)
+    except psycopg.Error as exc:
+        raise _error(exc, statement) from exc
+
+
+def _error(exc: psycopg.Error, statement: Statement) -> errors.DsyncError:
+    operation = f"creating {statement.object} at the sink"
+    error = translate(exc, operation)
+    if not isinstance(error, errors.RecordError):
+        return error
+    # Not one page's record: all rows are there, and they or the definition do not go together.
+    return StatementError(
+        f"{operation}: {describe(exc)}; the rows at the sink do not satisfy it, or it cannot be evaluated there"
+    )
