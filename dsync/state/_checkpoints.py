@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import case, func, select
+from sqlalchemy import Connection, case, func, select
 from sqlalchemy.exc import IntegrityError
 
 from dsync.state._part import Part, columns, value, values
@@ -39,20 +39,21 @@ class Checkpoints(Part):
 
     def save_checkpoints(self, flow: str, run: str, saved: Iterable[CheckpointRow]) -> None:
         """As save_checkpoint, for several units and one wait for the disk: all of them or none."""
-        key = {"workspace": self._workspace, "flow": flow, "run": run}
-        now = self._database.now()
-        rows = [{**key, **values(checkpoint), "updated_at": now} for checkpoint in saved]
+        with self._writing(flow) as connection:
+            self._upsert_checkpoints(connection, flow, run, saved)
+
+    def _upsert_checkpoints(self, connection: Connection, flow: str, run: str, saved: Iterable[CheckpointRow]) -> None:
+        key = {"workspace": self._workspace, "flow": flow, "run": run, "updated_at": self._database.now()}
+        rows = [{**values(checkpoint), **key} for checkpoint in saved]
         if not rows:
             return
-        with self._writing(flow) as connection:
-            try:
-                connection.execute(self._save_checkpoint, rows)
-            except IntegrityError as exc:
-                names = ", ".join(sorted({row["unit"] for row in rows}))
-                raise UnitGoneError(
-                    f"recording the progress of flow {flow}, run {run}, unit {names}: the plan has no such unit "
-                    "(any more)"
-                ) from exc
+        try:
+            connection.execute(self._save_checkpoint, rows)
+        except IntegrityError as exc:
+            names = ", ".join(sorted({row["unit"] for row in rows}))
+            raise UnitGoneError(
+                f"recording the progress of flow {flow}, run {run}, unit {names}: the plan has no such unit (any more)"
+            ) from exc
 
     def load_checkpoints(self, flow: str, run: str) -> Mapping[tuple[str, str], CheckpointRow]:
         """By unit and sink; a unit that has not begun has none."""

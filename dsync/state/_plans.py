@@ -8,9 +8,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, delete, insert, select, update
 
 from dsync.protocol.types import FinishStep, Partition
-from dsync.state._part import Part, columns, value, values
+from dsync.state._checkpoints import Checkpoints
+from dsync.state._part import columns, value, values
 from dsync.state.errors import FlowNotFoundError
 from dsync.state.rows import (
+    CheckpointRow,
     JsonObject,
     NamespaceRow,
     NamespaceState,
@@ -19,10 +21,11 @@ from dsync.state.rows import (
     UnitRow,
     partition_units,
 )
-from dsync.state.schema import checkpoints, dead_letters, namespaces, retired_units, runs, units
+from dsync.state.schema import checkpoints as checkpoints_table
+from dsync.state.schema import dead_letters, namespaces, retired_units, runs, units
 
 
-class Plans(Part):
+class Plans(Checkpoints):
     def save_plan(
         self,
         flow: str,
@@ -33,8 +36,12 @@ class Plans(Part):
         snapshot: bytes = b"",
         extra: JsonObject | None = None,
         phase: Phase | None = None,
+        checkpoints: Iterable[CheckpointRow] = (),
     ) -> None:
-        """Record the whole plan of a run, with its snapshot and phase, in one transaction; none was there before."""
+        """Record the whole plan of a run, with its snapshot and phase, in one transaction; none was there before.
+
+        `checkpoints` are of units that another run or the sink's ledger has brought that far already.
+        """
         changed: dict[str, Any] = {"snapshot": snapshot}
         if extra is not None:
             changed["extra"] = dict(extra)
@@ -48,6 +55,7 @@ class Plans(Part):
                 raise FlowNotFoundError(f"flow {flow} has no run {run}: it was reset meanwhile")
             self._insert_namespaces(connection, flow, run, namespace_rows)
             self._insert_units(connection, flow, run, unit_rows)
+            self._upsert_checkpoints(connection, flow, run, checkpoints)
 
     def add_units(self, flow: str, run: str, unit_rows: Iterable[UnitRow]) -> None:
         """Add units to a plan (finish steps, once the sink has named them); those that are there stay as they are."""
@@ -193,7 +201,7 @@ class Plans(Part):
         """Keep the units' ids alone: what was recorded for them no longer counts, nor what a straggler would record."""
         old = and_(self._at(units, flow=flow, run=run, namespace=namespace), units.c.kind == UnitKind.PARTITION)
         ids = connection.execute(select(units.c.unit).where(old)).scalars().all()
-        for table in (checkpoints, dead_letters):
+        for table in (checkpoints_table, dead_letters):
             inside = select(units.c.unit).where(old)
             connection.execute(delete(table).where(self._at(table, flow=flow, run=run), table.c.unit.in_(inside)))
         connection.execute(delete(units).where(old))

@@ -231,7 +231,7 @@ def _exclusive_lock(path: Path) -> Iterator[None]:
 
     A file of its own: closing any descriptor of the database would drop SQLite's locks on it.
     """
-    descriptor = open_private(Path(f"{path}.lock"), owner_of=path)
+    descriptor = open_private(Path(f"{path}-lock"), owner_of=path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -17,7 +17,6 @@ from typing import Self
 
 from sqlalchemy import delete, func, select
 
-from dsync.state._checkpoints import Checkpoints
 from dsync.state._flows import Flows
 from dsync.state._leases import Leases
 from dsync.state._part import columns, value
@@ -31,7 +30,7 @@ from dsync.state.rows import DEFAULT_WORKSPACE, FlowSummary, RunRow
 from dsync.state.schema import FLOW_TABLES, leases, runs, verify_progress
 
 
-class Store(Flows, Runs, Plans, Checkpoints, Leases, Requests, Records):
+class Store(Flows, Runs, Plans, Leases, Requests, Records):
     """One workspace of one state file. The methods stand in the modules named after what they keep:
 
     - `_flows`: open_flow, create_flow, find_flow, get_flow, find_flow_by_name, find_flows_by_fingerprint, update_spec,
