@@ -1,0 +1,1 @@
+"""Plug-ins: finding them, starting and stopping their processes, connecting to those that others run."""

@@ -66,6 +66,7 @@ _ENVELOPE_BYTES = 64 * 1024
 # The tag and the length of one record in a repeated field.
 _RECORD_OVERHEAD_BYTES = 8
 _LONGEST_NAME_BYTES = 512
+_OLD_LINK_GRACE_S = 5.0
 _HEADER_NAME = re.compile(r"[0-9a-z_.-]+\Z")
 _HEADER_VALUE = re.compile(r"[ -~]*\Z")
 
@@ -81,14 +82,26 @@ class RemoteConnector(Connector):
         self._link = Link(target)
         self._deadlines = deadlines or Deadlines()
         self._extensions: Extensions | None = None
+        self._session: SessionRequest | None = None
 
     @property
     def target(self) -> Target:
         return self._link.target
 
     async def move(self, target: Target) -> None:
-        """Go on with another process that serves the same connector, after the session was opened there."""
-        await self._link.move(target)
+        """Go on with another process that serves the same connector; calls in flight end where they are.
+
+        The session is opened there before the first call can reach it: it has forgotten what its predecessor knew.
+        """
+        fresh = Link(target)
+        if self._session is not None:
+            try:
+                await self._open_session(fresh, self._session)
+            except BaseException:
+                await fresh.close()
+                raise
+        old, self._link = self._link, fresh
+        await old.close(grace_s=_OLD_LINK_GRACE_S)
 
     async def close(self) -> None:
         await self._link.close()
@@ -203,11 +216,17 @@ class RemoteConnector(Connector):
         self._extensions = handshake.extensions_from_pb(answer)
         if not self.target.keepalive:
             # It is one of ours, so it bears the pings by which a dead connection is noticed.
-            await self._link.move(dataclasses.replace(self.target, keepalive=True))
+            old, self._link = self._link, Link(dataclasses.replace(self.target, keepalive=True))
+            await old.close(grace_s=_OLD_LINK_GRACE_S)
         return self._extensions
 
     async def open_session(self, request: SessionRequest) -> bytes:
-        answer = await self._link.call(
+        content = await self._open_session(self._link, request)
+        self._session = request
+        return content
+
+    async def _open_session(self, link: Link, request: SessionRequest) -> bytes:
+        answer = await link.call(
             lambda s: s.extension.OpenSession,
             handshake.session_to_pb(request),
             method="OpenSession",
@@ -437,8 +456,9 @@ class RemoteTransform(Transform):
         return self._link.target
 
     async def move(self, target: Target) -> None:
-        """Go on with another process that serves the same transform."""
-        await self._link.move(target)
+        """Go on with another process that serves the same transform; calls in flight end where they are."""
+        old, self._link = self._link, Link(target)
+        await old.close(grace_s=_OLD_LINK_GRACE_S)
 
     async def close(self) -> None:
         await self._link.close()

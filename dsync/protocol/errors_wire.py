@@ -49,25 +49,35 @@ class WireError(NamedTuple):
 
 def to_wire(error: DsyncError) -> WireError:
     """The form on the wire of an error raised on purpose."""
-    names = [cls.__name__ for cls in type(error).__mro__ if issubclass(cls, DsyncError)]
     message = str(error)
     return WireError(
         status=type(error).status,
         details=_ascii(message),
-        metadata=(
-            (CLASS_KEY, ",".join(name for name in names if name.isascii())),
-            (MESSAGE_KEY, _bounded_utf8(message)),
-        ),
+        metadata=((CLASS_KEY, ",".join(class_names(error))), (MESSAGE_KEY, _bounded_utf8(message))),
     )
 
 
-def unexpected_to_wire(error: BaseException, method: str) -> WireError:
-    """The form of an exception nobody foresaw: its class alone, because its text may hold a record or a secret."""
+def class_names(error: DsyncError) -> list[str]:
+    """The names of the error's class and of its bases, nearest first."""
+    names = [cls.__name__ for cls in type(error).__mro__ if issubclass(cls, DsyncError)]
+    return [name for name in names if name.isascii()]
+
+
+def rebuild(names: Iterable[str], message: str) -> DsyncError | None:
+    """An error of the first class that is known here; None where none is."""
+    for name in names:
+        cls = error_class(name)
+        if cls is not None:
+            # Without __init__: a plug-in's class may ask for other arguments than the text it ends up with.
+            return cls.__new__(cls, message)
+    return None
+
+
+def unexpected(error: BaseException, method: str) -> PluginBugError:
+    """What an exception nobody foresaw becomes: its class alone, because its text may hold a record or a secret."""
     _log.error("plugin_failed_unexpectedly", method=method, error=type(error).__qualname__, frames=_frames(error))
-    return to_wire(
-        PluginBugError(
-            f"{method} failed with an unexpected {type(error).__qualname__}: a bug of the plug-in, see its log"
-        )
+    return PluginBugError(
+        f"{method} failed with an unexpected {type(error).__qualname__}: a bug of the plug-in, see its log"
     )
 
 
@@ -118,13 +128,7 @@ def _named(metadata: Iterable[tuple[str, str | bytes]]) -> DsyncError | None:
     names, message = values.get(CLASS_KEY), values.get(MESSAGE_KEY, b"")
     if not isinstance(names, str) or not isinstance(message, bytes):
         return None
-    text = message.decode("utf-8", "replace")
-    for name in names.split(","):
-        cls = error_class(name)
-        if cls is not None:
-            # Without __init__: a plug-in's class may ask for other arguments than the text it ends up with.
-            return cls.__new__(cls, text)
-    return None
+    return rebuild(names.split(","), message.decode("utf-8", "replace"))
 
 
 def is_cancelled_by_caller() -> bool:

@@ -10,7 +10,7 @@ import grpc
 from grpc import aio
 
 from dsync.protocol.errors import DsyncError
-from dsync.protocol.errors_wire import WireError, to_wire, unexpected_to_wire
+from dsync.protocol.errors_wire import WireError, to_wire, unexpected
 
 _Q = TypeVar("_Q")
 _A = TypeVar("_A")
@@ -52,7 +52,7 @@ def _translating(behaviour: Any, name: str) -> Any:
         except DsyncError as exc:
             wire = to_wire(exc)
         except Exception as exc:  # noqa: BLE001 - whatever a plug-in raises has to reach the caller in some form
-            wire = unexpected_to_wire(exc, name)
+            wire = to_wire(unexpected(exc, name))
         return await _abort(context, wire)
 
     return call
@@ -68,7 +68,7 @@ def _translating_stream(behaviour: Any, name: str) -> Any:
         except DsyncError as exc:
             wire = to_wire(exc)
         except Exception as exc:  # noqa: BLE001 - as above
-            wire = unexpected_to_wire(exc, name)
+            wire = to_wire(unexpected(exc, name))
         finally:
             await answers.aclose()
         await _abort(context, wire)

@@ -1,4 +1,4 @@
-"""The calls to one peer: deadlines, the token, errors, and moving to another address when the peer has moved."""
+"""The calls over one channel: deadlines, the token, errors."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from dsync.protocol.errors_wire import from_rpc, is_cancelled_by_caller
 _Q = TypeVar("_Q")
 _A = TypeVar("_A")
 Metadata = Sequence[tuple[str, str | bytes]]
-
-_OLD_CHANNEL_GRACE_S = 5.0
 
 
 class Stubs:
@@ -86,19 +84,9 @@ class Link:
         finally:
             call.cancel()
 
-    async def move(self, target: Target) -> None:
-        """Use another address from the next call on; calls in flight end where they are.
-
-        Returns once the old connection is closed: at once where nothing is in flight, after a few seconds otherwise.
-        """
-        old = self._channel
-        self.target = target
-        self._channel = open_channel(target)
-        self._stubs = Stubs(self._channel)
-        await old.close(_OLD_CHANNEL_GRACE_S)
-
-    async def close(self) -> None:
-        await self._channel.close()
+    async def close(self, *, grace_s: float = 0) -> None:
+        """End the connection, after calls in flight have had that long to end by themselves."""
+        await self._channel.close(grace_s or None)
 
     def _metadata(self, extra: Metadata) -> aio.Metadata:
         token = [("authorization", f"Bearer {self.target.token}")] if self.target.token else []
