@@ -8,10 +8,10 @@ import psycopg
 
 from dsync.sdk import errors
 from dsync_postgres.errors import describe, translate
-from dsync_postgres.schema.catalog import Connection
 from dsync_postgres.schema.errors import StatementError
 from dsync_postgres.schema.findings import Finding, stop, warn
 from dsync_postgres.schema.plan import SETTINGS, SchemaPlan
+from dsync_postgres.schema.reading import Blocking
 from dsync_postgres.schema.sequences import SequencePosition, set_position
 from dsync_postgres.schema.steps import BuildStep, Statement
 
@@ -22,7 +22,7 @@ _NOT_REHEARSED = frozenset({"refresh", "analyze", "sequences"})
 _MOST_FAILURES = 20
 
 
-def run_statements(connection: Connection, statements: Iterable[Statement]) -> tuple[Finding, ...]:
+def run_statements(connection: Blocking, statements: Iterable[Statement]) -> tuple[Finding, ...]:
     """Run statements in the transaction that the caller has open; returns what was refused but can be done without.
 
     Afterwards, until that transaction ends, `search_path` is empty: what else runs in it has to be qualified.
@@ -37,9 +37,7 @@ def run_statements(connection: Connection, statements: Iterable[Statement]) -> t
     return tuple(finding for finding in findings if finding is not None)
 
 
-def run_step(
-    connection: Connection, step: BuildStep, positions: Sequence[SequencePosition] = ()
-) -> tuple[Finding, ...]:
+def run_step(connection: Blocking, step: BuildStep, positions: Sequence[SequencePosition] = ()) -> tuple[Finding, ...]:
     """Run one step in the transaction that the caller has open; `positions` are for the step that sets sequences.
 
     Raises: as `run_statements`.
@@ -47,7 +45,7 @@ def run_step(
     return run_statements(connection, [*step.statements, *_settings_of(step, positions)])
 
 
-def rehearse(connection: Connection, plan: SchemaPlan) -> tuple[Finding, ...]:
+def rehearse(connection: Blocking, plan: SchemaPlan) -> tuple[Finding, ...]:
     """Try a plan on empty tables in a transaction that is rolled back; return what the sink would refuse.
 
     Nothing remains at the sink. Locks are those of creating objects; tables that exist are not touched unless a
@@ -82,7 +80,7 @@ def _settings_of(step: BuildStep, positions: Sequence[SequencePosition]) -> list
     return statements
 
 
-def _run(connection: Connection, statement: Statement) -> Finding | None:
+def _run(connection: Blocking, statement: Statement) -> Finding | None:
     if not statement.is_optional:
         _execute(connection, statement)
         return None
@@ -101,7 +99,7 @@ def _run(connection: Connection, statement: Statement) -> Finding | None:
     return None
 
 
-def _execute(connection: Connection, statement: Statement) -> None:
+def _execute(connection: Blocking, statement: Statement) -> None:
     # Without parameters and unprepared the text goes through the simple protocol, which takes several statements
     # and leaves percent signs alone.
     try:

@@ -1,21 +1,14 @@
-"""What a server's catalogue says about its tables: one query a kind for all tables at once.
-
-Every function takes a connection whose session settings the caller has pinned (`search_path` pg_catalog above all:
-type names come out qualified only then). Nothing is written, so a standby and a read-only role will do.
-"""
+"""What a server's catalogue says about its tables: one query a kind for all tables at once."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, LiteralString
-
-from psycopg import Connection as DriverConnection
-from psycopg.rows import class_row, dict_row
+from typing import LiteralString
 
 from dsync_postgres.schema.names import TableName
-
-Connection = DriverConnection[Any]
+from dsync_postgres.schema.reading import Reading, Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,57 +223,35 @@ GROUP BY part.root
 """
 
 
-def read_tables(connection: Connection) -> dict[TableName, TableFacts]:
-    """Return every relation that can hold or show rows, in the order of schema and name."""
-    columns = _columns(connection)
-    indexes = _unique_indexes(connection)
+def _assemble_tables(
+    tables: Iterable[Row], columns: Iterable[Row], indexes: Iterable[Row]
+) -> dict[TableName, TableFacts]:
+    columns_of: defaultdict[int, list[ColumnFacts]] = defaultdict(list)
+    for row in columns:
+        columns_of[row.pop("table_oid")].append(ColumnFacts(**row))
+    indexes_of: defaultdict[int, list[IndexFacts]] = defaultdict(list)
+    for row in indexes:
+        key = tuple(row.pop("columns"))
+        indexes_of[row.pop("table_oid")].append(IndexFacts(columns=key, **row))
     found: dict[TableName, TableFacts] = {}
-    with connection.cursor(row_factory=dict_row) as cursor:
-        for row in cursor.execute(_TABLES):
-            name = TableName(schema=row.pop("schema"), name=row.pop("name"))
-            parents = tuple(TableName(schema=schema, name=parent) for schema, parent in row.pop("parents"))
-            # A table dropped since the first query has neither columns nor a place in the snapshot: same snapshot,
-            # same answer, so only tables without columns are absent from these maps.
-            found[name] = TableFacts(
-                name=name,
-                parents=parents,
-                columns=tuple(columns.get(row["oid"], ())),
-                unique_indexes=tuple(indexes.get(row["oid"], ())),
-                **row,
-            )
+    for row in tables:
+        name = TableName(schema=row.pop("schema"), name=row.pop("name"))
+        found[name] = TableFacts(
+            name=name,
+            parents=tuple(TableName(schema=schema, name=parent) for schema, parent in row.pop("parents")),
+            columns=tuple(columns_of[row["oid"]]),
+            unique_indexes=tuple(indexes_of[row["oid"]]),
+            **row,
+        )
     return found
 
 
-def _columns(connection: Connection) -> dict[int, list[ColumnFacts]]:
-    found: defaultdict[int, list[ColumnFacts]] = defaultdict(list)
-    with connection.cursor(row_factory=dict_row) as cursor:
-        for row in cursor.execute(_COLUMNS):
-            found[row.pop("table_oid")].append(ColumnFacts(**row))
-    return found
+def _assemble_types(rows: Iterable[Row]) -> dict[int, TypeFacts]:
+    return {row["oid"]: TypeFacts(**{**row, "parts": frozenset(row["parts"])}) for row in rows}
 
 
-def _unique_indexes(connection: Connection) -> dict[int, list[IndexFacts]]:
-    found: defaultdict[int, list[IndexFacts]] = defaultdict(list)
-    with connection.cursor(row_factory=dict_row) as cursor:
-        for row in cursor.execute(_UNIQUE_INDEXES):
-            columns = tuple(row.pop("columns"))
-            found[row.pop("table_oid")].append(IndexFacts(columns=columns, **row))
-    return found
+read_tables = Reading(_assemble_tables, _TABLES, _COLUMNS, _UNIQUE_INDEXES)
+"""Every relation that can hold or show rows, by name, in the order of schema and name."""
 
-
-def read_types(connection: Connection) -> dict[int, TypeFacts]:
-    """Return the types of all tables' columns, by oid of this server."""
-    with connection.cursor(row_factory=class_row(_TypeRow)) as cursor:
-        rows = cursor.execute(_TYPES).fetchall()
-    return {
-        row.oid: TypeFacts(oid=row.oid, name=row.name, parts=frozenset(row.parts), has_binary_io=row.has_binary_io)
-        for row in rows
-    }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _TypeRow:
-    oid: int
-    name: str
-    parts: list[str]
-    has_binary_io: bool
+read_types = Reading(_assemble_types, _TYPES)
+"""The types of all tables' columns, by oid of this server."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, LiteralString
 
-from dsync_postgres.schema.catalog import ColumnFacts, Connection, TableFacts
+from dsync_postgres.schema.catalog import ColumnFacts, TableFacts
 from dsync_postgres.schema.errors import DefinitionError
 from dsync_postgres.schema.names import TableName
+from dsync_postgres.schema.reading import Reading, Row
 from dsync_postgres.schema.server import (
     ExtensionFacts,
     RoleFacts,
@@ -195,19 +196,19 @@ SELECT 'PROCEDURAL LANGUAGE', '', lanname, NULL, NULL FROM pg_language
 """
 
 
-def read_existing(connection: Connection) -> ExistingObjects:
-    """Return what the database holds already, system objects and our own ledger apart."""
+def _assemble(rows: Iterable[Row]) -> ExistingObjects:
     relations: dict[TableName, TableName | None] = {}
     named: dict[str, set[TableName]] = {"type": set(), "function": set()}
     others: set[tuple[str, str, str]] = set()
-    for kind, schema, name, of_schema, of_name in connection.execute(_EXISTING):
+    for row in rows:
+        kind, name = row["kind"], TableName(schema=row["schema"], name=row["name"])
         if kind == "relation":
-            owner = None if of_schema is None else TableName(schema=of_schema, name=of_name)
-            relations[TableName(schema=schema, name=name)] = owner
+            owned = row["of_schema"] is not None
+            relations[name] = TableName(schema=row["of_schema"], name=row["of_name"]) if owned else None
         elif kind in named:
-            named[kind].add(TableName(schema=schema, name=name))
+            named[kind].add(name)
         else:
-            others.add((kind, schema, name))
+            others.add((kind, name.schema, name.name))
     return ExistingObjects(
         relations=relations,
         types=frozenset(named["type"]),
@@ -216,15 +217,18 @@ def read_existing(connection: Connection) -> ExistingObjects:
     )
 
 
-def read_sink(connection: Connection) -> SinkFacts:
-    """Return everything about the sink that planning a schema needs."""
-    return SinkFacts(
-        server=read_server(connection),
-        roles=read_roles(connection),
-        extensions=read_extensions(connection),
-        schemas=read_schemas(connection),
-        tablespaces=read_tablespaces(connection),
-        access_methods=read_access_methods(connection),
-        collations=read_collations(connection),
-        objects=read_existing(connection),
-    )
+read_existing = Reading(_assemble, _EXISTING)
+"""What the database holds already, system objects and our own ledger apart."""
+
+read_sink = Reading.combined(
+    SinkFacts,
+    server=read_server,
+    roles=read_roles,
+    extensions=read_extensions,
+    schemas=read_schemas,
+    tablespaces=read_tablespaces,
+    access_methods=read_access_methods,
+    collations=read_collations,
+    objects=read_existing,
+)
+"""Everything about the sink that planning a schema needs."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import LiteralString
+from typing import Any, LiteralString, overload
 
 from psycopg import sql
-from psycopg.rows import dict_row
 
-from dsync_postgres.schema.catalog import Connection
 from dsync_postgres.schema.names import TableName
+from dsync_postgres.schema.reading import Asynchronous, Blocking, Reading, Row
 
 # One statement for many sequences; much longer ones cost more to parse than the round trips they save.
 _BATCH = 200
@@ -55,41 +54,55 @@ class SequencePosition:
     """False: the next value is `last_value` itself."""
 
 
-def read_sequences(connection: Connection) -> dict[TableName, SequenceFacts]:
-    """Return all sequences, those of identity columns included."""
+def _assemble(rows: Iterable[Row]) -> dict[TableName, SequenceFacts]:
     found: dict[TableName, SequenceFacts] = {}
-    with connection.cursor(row_factory=dict_row) as cursor:
-        for row in cursor.execute(_SEQUENCES):
-            name = TableName(schema=row.pop("schema"), name=row.pop("name"))
-            schema, table = row.pop("owner_schema"), row.pop("owner_name")
-            owner = None if schema is None else TableName(schema=schema, name=table)
-            found[name] = SequenceFacts(name=name, owner_table=owner, **row)
+    for row in rows:
+        name = TableName(schema=row.pop("schema"), name=row.pop("name"))
+        schema, table = row.pop("owner_schema"), row.pop("owner_name")
+        owner = None if schema is None else TableName(schema=schema, name=table)
+        found[name] = SequenceFacts(name=name, owner_table=owner, **row)
     return found
 
 
-def read_positions(connection: Connection, names: Iterable[TableName]) -> tuple[SequencePosition, ...]:
+read_sequences = Reading(_assemble, _SEQUENCES)
+"""All sequences by name, those of identity columns included."""
+
+Positions = tuple[SequencePosition, ...]
+
+
+@overload
+def read_positions(connection: Blocking, names: Iterable[TableName]) -> Positions: ...
+
+
+@overload
+def read_positions(connection: Asynchronous, names: Iterable[TableName]) -> Coroutine[Any, Any, Positions]: ...
+
+
+def read_positions(
+    connection: Blocking | Asynchronous, names: Iterable[TableName]
+) -> Positions | Coroutine[Any, Any, Positions]:
     """Return where these sequences stand now, in the order asked.
 
     The view pg_sequences would not do: it hides the value of a sequence that was set but not yet called.
     """
     wanted = list(names)
-    found: list[SequencePosition] = []
-    for at in range(0, len(wanted), _BATCH):
-        found += _read_batch(connection, wanted[at : at + _BATCH])
-    return tuple(found)
+    reading = Reading(
+        lambda *answers: tuple(_position(wanted, row) for rows in answers for row in rows),
+        *(_positions_query(at, wanted[at : at + _BATCH]) for at in range(0, len(wanted), _BATCH)),
+    )
+    return reading(connection)
 
 
-def _read_batch(connection: Connection, names: Sequence[TableName]) -> list[SequencePosition]:
+def _positions_query(first: int, names: Sequence[TableName]) -> sql.Composed:
     selects = [
-        sql.SQL("SELECT {}::int, last_value, is_called FROM {}").format(sql.Literal(at), name.identifier)
-        for at, name in enumerate(names)
+        sql.SQL("SELECT {}::int AS at, last_value, is_called FROM {}").format(sql.Literal(at), name.identifier)
+        for at, name in enumerate(names, first)
     ]
-    cursor = connection.execute(sql.SQL(" UNION ALL ").join(selects))
-    rows = sorted(cursor.fetchall())
-    return [
-        SequencePosition(name=names[at], last_value=last_value, is_called=is_called)
-        for at, last_value, is_called in rows
-    ]
+    return sql.SQL(" UNION ALL ").join(selects) + sql.SQL(" ORDER BY at")
+
+
+def _position(names: Sequence[TableName], row: Row) -> SequencePosition:
+    return SequencePosition(name=names[row["at"]], last_value=row["last_value"], is_called=row["is_called"])
 
 
 def set_position(position: SequencePosition, *, only_forward: bool) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import LiteralString
+from typing import LiteralString, TypeVar
 
-from psycopg.rows import class_row
+from dsync_postgres.schema.reading import Reading, Row
 
-from dsync_postgres.schema.catalog import Connection
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,8 @@ class ExtensionFacts:
     """None: its files are not there, so it cannot be installed."""
     may_create: bool
     """By our role, as far as superuser and trust are concerned."""
+    config_tables: int = 0
+    """Tables of it in which users keep rows of their own (`spatial_ref_sys` of PostGIS)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +115,8 @@ FROM pg_roles r ORDER BY r.rolname COLLATE "C"
 _EXTENSIONS: LiteralString = """
 SELECT coalesce(a.name, e.extname)::text AS name, e.extversion AS installed_version, n.nspname::text AS schema,
        coalesce(pg_has_role(e.extowner, 'USAGE'), false) AS is_owner, a.default_version,
-       coalesce(v.trusted OR NOT v.superuser OR r.rolsuper, false) AS may_create
+       coalesce(v.trusted OR NOT v.superuser OR r.rolsuper, false) AS may_create,
+       coalesce(cardinality(e.extconfig), 0) AS config_tables
 FROM pg_available_extensions() a
 FULL JOIN pg_extension e ON e.extname = a.name
 LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
@@ -132,59 +136,48 @@ SELECT spcname::text AS name, has_tablespace_privilege(oid, 'CREATE') AS may_cre
 
 # A collation of the catalogue can be used only with the encodings it is for.
 _COLLATIONS: LiteralString = """
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.collname)
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.collname) AS name
 FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
 WHERE c.collencoding IN (-1, (SELECT encoding FROM pg_database WHERE datname = current_database()))
 """
 
 
-def read_server(connection: Connection) -> ServerFacts:
-    """Return what the connection is connected to, and as whom."""
-    with connection.cursor(row_factory=class_row(ServerFacts)) as cursor:
-        row = cursor.execute(_SERVER).fetchone()
-    assert row is not None
-    return row
+def _by_name(kind: Callable[..., T]) -> Callable[[Iterable[Row]], dict[str, T]]:
+    return lambda rows: {row["name"]: kind(**row) for row in rows}
 
 
-def read_roles(connection: Connection) -> dict[str, RoleFacts]:
-    """Return all roles of the server by name."""
-    with connection.cursor(row_factory=class_row(RoleFacts)) as cursor:
-        return {row.name: row for row in cursor.execute(_ROLES)}
+def _names(rows: Iterable[Row]) -> frozenset[str]:
+    return frozenset(row["name"] for row in rows)
 
 
-def read_extensions(connection: Connection) -> dict[str, ExtensionFacts]:
-    """Return the extensions that are installed in this database or could be, by name."""
-    with connection.cursor(row_factory=class_row(ExtensionFacts)) as cursor:
-        return {row.name: row for row in cursor.execute(_EXTENSIONS)}
+def _one_server(rows: list[Row]) -> ServerFacts:
+    return ServerFacts(**rows[0])
 
 
-def read_schemas(connection: Connection) -> dict[str, SchemaFacts]:
-    """Return all schemas by name."""
-    with connection.cursor(row_factory=class_row(SchemaFacts)) as cursor:
-        return {row.name: row for row in cursor.execute(_SCHEMAS)}
+def _one_count(rows: list[Row]) -> int:
+    return int(rows[0]["count"])
 
 
-def read_tablespaces(connection: Connection) -> dict[str, TablespaceFacts]:
-    """Return all tablespaces by name."""
-    with connection.cursor(row_factory=class_row(TablespaceFacts)) as cursor:
-        return {row.name: row for row in cursor.execute(_TABLESPACES)}
+read_server = Reading(_one_server, _SERVER)
+"""What the connection is connected to, and as whom."""
 
+read_roles = Reading(_by_name(RoleFacts), _ROLES)
+"""All roles of the server by name."""
 
-def read_access_methods(connection: Connection) -> frozenset[str]:
-    """Return the names of the table access methods."""
-    cursor = connection.execute("SELECT amname::text FROM pg_am WHERE amtype = 't'")
-    return frozenset([name for (name,) in cursor])
+read_extensions = Reading(_by_name(ExtensionFacts), _EXTENSIONS)
+"""The extensions that are installed in this database or could be, by name."""
 
+read_schemas = Reading(_by_name(SchemaFacts), _SCHEMAS)
+"""All schemas by name."""
 
-def read_collations(connection: Connection) -> frozenset[str]:
-    """Return the qualified, quoted names of the collations that this database can use."""
-    cursor = connection.execute(_COLLATIONS)
-    return frozenset([name for (name,) in cursor])
+read_tablespaces = Reading(_by_name(TablespaceFacts), _TABLESPACES)
+"""All tablespaces by name."""
 
+read_access_methods = Reading(_names, "SELECT amname::text AS name FROM pg_am WHERE amtype = 't'")
+"""The names of the table access methods."""
 
-def count_large_objects(connection: Connection) -> int:
-    """Return how many large objects the database holds."""
-    cursor = connection.execute("SELECT count(*) FROM pg_largeobject_metadata")
-    row = cursor.fetchone()
-    assert row is not None
-    return int(row[0])
+read_collations = Reading(_names, _COLLATIONS)
+"""The qualified, quoted names of the collations that this database can use."""
+
+count_large_objects = Reading(_one_count, "SELECT count(*) AS count FROM pg_largeobject_metadata")
+"""How many large objects the database holds."""
