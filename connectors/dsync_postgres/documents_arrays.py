@@ -193,6 +193,8 @@ def _sizes_of(value: bytes) -> list[int]:
                 inner = value[start:end]
             size += 1
         sizes.append(size)
+        if size == 0 and len(sizes) > 1:
+            raise Misfit("an array whose rows are empty")
         if not inner:
             return sizes
         if len(sizes) == _DIMENSIONS_MAX:
@@ -212,7 +214,7 @@ def _flatten(sizes: Sequence[int], value: bytes, decode_element: Decode, fields:
             fields.append(PG_NULL)
         else:
             fields.append(decode_element(kind, value[start:end]))
-    if size != sizes[0] or (size == 0 and len(sizes) > 1):
+    if size != sizes[0]:
         raise Misfit("an array whose rows are not all alike")
 
 

@@ -20,7 +20,8 @@ EncodeLoop = Callable[[bytes, int, int, bytearray, "MissedRow"], tuple[int, int,
 MissedRow = Callable[[bytes, int, bytearray], int]
 """Encodes the one row at a position and says where the next begins."""
 
-_ROW_ERRORS = (struct.error, IndexError, ValueError, OverflowError)
+# What a damaged page makes the readers of values raise.
+_ROW_ERRORS = (struct.error, LookupError, ValueError, OverflowError, StopIteration)
 
 
 def row_object_id(place: bytes, content: bytes) -> bytes:

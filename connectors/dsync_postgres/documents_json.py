@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 
 import bson
-from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.code import Code
+from bson.codec_options import CodecOptions, DatetimeConversion, TypeDecoder, TypeRegistry
 from bson.decimal128 import Decimal128
 
 from dsync_postgres.documents_bson import STRING, Decode, Misfit, document_value, string_bytes, string_element
@@ -32,7 +33,22 @@ _INT64_DIGITS = len(str(_INT64_END)) + 1
 _DECIMAL_DIGITS = 34
 _NUMBER = re.compile(r"-?(\d+)(?:\.(\d+))?", re.ASCII)
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_OPTIONS: CodecOptions[dict[str, object]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS)
+
+
+class _Code:
+    """Stands for a BSON code, which is a kind of string to Python and would become one in JSON without a word."""
+
+
+class _CodeDecoder(TypeDecoder):
+    bson_type = Code
+
+    def transform_bson(self, value: object) -> object:
+        return _Code()
+
+
+_OPTIONS: CodecOptions[dict[str, object]] = CodecOptions(
+    datetime_conversion=DatetimeConversion.DATETIME_MS, type_registry=TypeRegistry([_CodeDecoder()])
+)
 
 
 class _NoBsonForm(Exception):
@@ -187,7 +203,7 @@ def _pieces(value: object, target: str) -> list[str]:
     try:
         return [_dumps(value)]
     except _NotPlain as exc:
-        raise Misfit(f"a {type(value).__name__} inside does not fit {target}") from exc
+        raise Misfit(f"a {type(value).__name__.strip('_')} inside does not fit {target}") from exc
     except ValueError as exc:
         raise Misfit(f"a value that {target} cannot hold") from exc
 

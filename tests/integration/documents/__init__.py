@@ -1,0 +1,1 @@
+"""Rows as documents and back, on real servers."""

@@ -1,0 +1,1 @@
+"""Rows as documents and back, without a server."""
