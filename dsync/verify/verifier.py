@@ -1,0 +1,233 @@
+"""Comparing two ends: who they are, which namespaces belong together, how each pair is compared, and the report."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
+
+from dsync.coordinator.retries import Retries
+from dsync.coordinator.tasks import task_group
+from dsync.protocol.errors import MissingObjectError, UnsupportedError
+from dsync.protocol.interface import Connector
+from dsync.verify.canonical import id_text
+from dsync.verify.ends import Descriptions, Ends, VerifyEnd
+from dsync.verify.events import EventHandler, NamespaceCompared
+from dsync.verify.namespace import NamespaceVerifier
+from dsync.verify.options import NO_OPTIONS, Key, VerifyOptions
+from dsync.verify.pairing import Pair
+from dsync.verify.progress import NamespaceProgress, NoProgress, ProgressStore
+from dsync.verify.pushdown import PushedDown
+from dsync.verify.report import Difference, Kind, Method, NamespaceReport, VerifyReport
+from dsync.verify.streamed import Streamed
+
+
+async def verify(
+    source: Connector,
+    target: Connector,
+    namespaces: Mapping[str, str],
+    options: VerifyOptions = NO_OPTIONS,
+    *,
+    progress: ProgressStore | None = None,
+    emit: EventHandler = lambda event: None,
+) -> VerifyReport:
+    """Compare source namespaces with the target's they are mapped to.
+
+    With `progress` a verification that was interrupted goes on where it was; a complete one forgets it.
+
+    Raises:
+        UnsupportedError: an end cannot be read back, and counting was not all that was asked for.
+        SnapshotLostError: the source held the copy's snapshot and has lost it; ask again with `snapshot_lost`.
+        RetryableError: an end stayed unreachable for `retry_for_s`.
+    """
+    verifier = Verifier(source, target, options, progress=progress or NoProgress(), emit=emit)
+    return await verifier.run(namespaces)
+
+
+class Verifier:
+    """One verification."""
+
+    def __init__(
+        self,
+        source: Connector,
+        target: Connector,
+        options: VerifyOptions,
+        *,
+        progress: ProgressStore,
+        emit: EventHandler,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connectors = (source, target)
+        self._options = options
+        self._store = progress
+        self._emit = emit
+        self._sleep = sleep
+        self._clock = clock
+        self._retries = Retries(retry_for_s=options.retry_for_s, emit=emit, is_stopping=lambda: False)
+        self._slots = asyncio.Semaphore(options.parallel)
+        self._narrowing = asyncio.Semaphore(1)
+        self._opened: list[NamespaceProgress] = []
+
+    async def run(self, namespaces: Mapping[str, str]) -> VerifyReport:
+        """Compare everything."""
+        started_at = self._clock()
+        ends = await self._meet(namespaces)
+        reports: dict[str, NamespaceReport] = {}
+        todo = iter(namespaces.items())
+
+        async def work() -> None:
+            for source, target in todo:
+                reports[source] = report = await self._compare(ends, source, target)
+                self._tell(report)
+
+        async with task_group() as group:
+            for _ in range(min(self._options.parallel, len(namespaces))):
+                group.create_task(work())
+        for progress in self._opened:
+            await progress.clear()
+        return VerifyReport(
+            namespaces=tuple(reports[source] for source in namespaces),
+            live=self._options.live,
+            elapsed_s=self._clock() - started_at,
+        )
+
+    async def _meet(self, namespaces: Mapping[str, str]) -> Ends:
+        async def one(
+            connector: Connector, name: str, wanted: Collection[str]
+        ) -> tuple[VerifyEnd, Descriptions | None]:
+            end = await VerifyEnd.meet(connector, name)
+            return end, await end.describe(wanted)
+
+        first, second = self._connectors
+        async with task_group() as group:
+            source = group.create_task(
+                self._retries.call("asking the source", lambda: one(first, "source", namespaces))
+            )
+            target = group.create_task(
+                self._retries.call("asking the target", lambda: one(second, "target", namespaces.values()))
+            )
+        return Ends.of(source.result(), target.result())
+
+    def _tell(self, report: NamespaceReport) -> None:
+        self._emit(
+            NamespaceCompared(
+                namespace=report.source,
+                is_equal=report.is_equal,
+                source_rows=report.source_rows,
+                target_rows=report.target_rows,
+                elapsed_s=report.elapsed_s,
+            )
+        )
+
+    # -------------------------------------------------------------- one namespace
+
+    async def _compare(self, ends: Ends, source: str, target: str) -> NamespaceReport:
+        absent = [
+            Difference(kind=Kind.NAMESPACE, rows=0, detail=f"the {end.name} has no {name}")
+            for end, name in ((ends.source, source), (ends.target, target))
+            if not await self._has(ends, end, name)
+        ]
+        if absent:
+            return NamespaceReport(source=source, target=target, method=Method.NONE, differences=tuple(absent))
+        described = ends.source_descriptions[source] if ends.source_descriptions is not None else None
+        if described is not None and described.rowless:
+            note = f"a {described.kind} has no rows of its own: not compared"
+            return NamespaceReport(source=source, target=target, method=Method.NONE, notes=(note,))
+        if self._options.quick:
+            return await self._compare_counts(ends, source, target)
+        return await self._compare_rows(ends, ends.pair(source, target))
+
+    async def _has(self, ends: Ends, end: VerifyEnd, namespace: str) -> bool:
+        descriptions = ends.source_descriptions if end is ends.source else ends.target_descriptions
+        if descriptions is not None:
+            return namespace in descriptions
+        try:
+            await self._retries.call("counting", lambda: end.connector.count(namespace), namespace=namespace)
+        except MissingObjectError:
+            return False
+        except UnsupportedError:
+            # It cannot tell; reading it will.
+            return True
+        return True
+
+    async def _compare_counts(self, ends: Ends, source: str, target: str) -> NamespaceReport:
+        started_at = self._clock()
+        async with task_group() as group:
+            asked = [
+                group.create_task(self._retries.call("counting", partial(end.count_rows, name), namespace=source))
+                for end, name in ((ends.source, source), (ends.target, target))
+            ]
+        source_rows, target_rows = (task.result() for task in asked)
+        unlike = Difference(
+            kind=Kind.COUNT, rows=0, detail=f"{source_rows:,} rows at the source, {target_rows:,} at the target"
+        )
+        return NamespaceReport(
+            source=source,
+            target=target,
+            method=Method.QUICK,
+            source_rows=source_rows,
+            target_rows=target_rows,
+            differences=(unlike,) if source_rows != target_rows else (),
+            notes=tuple(
+                f"the {end.name} may only estimate how many rows it has"
+                for end in (ends.source, ends.target)
+                if not end.counts_exactly
+            ),
+            elapsed_s=self._clock() - started_at,
+        )
+
+    async def _compare_rows(self, ends: Ends, compared: Pair) -> NamespaceReport:
+        comparison = self._comparison(ends, compared)
+        keyed = comparison.keyed if isinstance(comparison, Streamed) else bool(compared.key)
+        progress = NamespaceProgress(
+            self._store if ends.are_recognised else NoProgress(), compared.source, ends.identity_of(compared)
+        )
+        self._opened.append(progress)
+        verifier = NamespaceVerifier(
+            pair=compared,
+            comparison=comparison,
+            method=Method.STREAMED if isinstance(comparison, Streamed) else Method.PUSHED_DOWN,
+            key=compared.key or (("_id",) if keyed else ()),
+            keyed=keyed,
+            options=self._options,
+            progress=progress,
+            slots=self._slots,
+            retries=self._retries,
+            emit=self._emit,
+            show_key=_document_id if isinstance(comparison, Streamed) and keyed else _as_it_is,
+            sleep=self._sleep,
+            clock=self._clock,
+        )
+        return await verifier.run()
+
+    def _comparison(self, ends: Ends, compared: Pair) -> PushedDown | Streamed:
+        if ends.algorithm is not None:
+            return PushedDown(
+                pair=compared,
+                source=ends.source,
+                target=ends.target,
+                options=self._options,
+                algorithm=ends.algorithm,
+                narrowing=self._narrowing,
+            )
+        for end in (ends.source, ends.target):
+            end.require_documents()
+        return Streamed(
+            pair=compared,
+            source=ends.source,
+            target=ends.target,
+            options=self._options,
+            narrowing=self._narrowing,
+            keyed=ends.have_ids(compared),
+        )
+
+
+def _as_it_is(key: Key) -> tuple[str, ...]:
+    return key
+
+
+def _document_id(key: Key) -> tuple[str, ...]:
+    (text,) = key
+    return id_text(bytes.fromhex(text))
