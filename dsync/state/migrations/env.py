@@ -7,8 +7,6 @@ from dsync.state.schema import metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    # SQLite has transactional DDL; Alembic assumes that the driver gets in its way, which ours is told not to.
-    transactional_ddl=True,
     # SQLite changes a table by making it anew.
     render_as_batch=True,
 )

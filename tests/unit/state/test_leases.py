@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,14 @@ def test_a_holder_that_woke_up_late_goes_on_where_nobody_came(store: Store, flow
     clock.advance(3600)
     store.renew_lease(lease)
     save(store, flow)
+
+
+def test_a_lease_that_was_released_is_not_renewed(store: Store, flow: str) -> None:
+    """A last heartbeat on its way must not keep the next command out."""
+    lease = store.acquire_lease(flow, this_process())
+    store.release_lease(lease)
+    with pytest.raises(FencedError):
+        store.renew_lease(lease)
 
 
 def test_every_write_for_the_flow_is_fenced(
@@ -226,6 +235,7 @@ def test_without_a_start_time_only_the_number_decides(monkeypatch: pytest.Monkey
     assert not holder.is_gone(dataclasses.replace(me, started=""))
 
 
+@pytest.mark.skipif(shutil.which("ps") is None, reason="this system has no ps")
 def test_processes_start_times_are_read_on_systems_with_ps(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS, where there is no /proc."""
     monkeypatch.setattr(holder, "_IS_LINUX", False)

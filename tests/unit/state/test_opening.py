@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -26,6 +27,7 @@ from dsync.state import (
     StateFromTheFutureError,
     Store,
 )
+from dsync.state.migrations import upgrade
 from dsync.state.migrations.upgrade import configuration
 from dsync.state.schema import HEAD, REVISIONS, metadata
 from tests.unit.state.record import SPEC
@@ -101,6 +103,25 @@ def test_processes_that_make_the_state_at_the_same_time_share_one(tmp_path: Path
         store.check_integrity()
 
 
+def test_a_state_is_migrated_under_a_lock_that_keeps_other_processes_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.db"
+    seen: list[str] = []
+    really_upgrade = upgrade.upgrade
+
+    def upgrade_and_try_the_lock(connection: Connection) -> None:
+        with (tmp_path / "state.db-lock").open() as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        seen.append("locked")
+        really_upgrade(connection)
+
+    monkeypatch.setattr(upgrade, "upgrade", upgrade_and_try_the_lock)
+    Store.open(path).close()
+    Store.open(path).close()
+    assert seen == ["locked"]
+
+
 def test_a_state_of_a_newer_release_is_refused_naming_both_versions(state: Path) -> None:
     execute(
         state,
@@ -152,6 +173,17 @@ def test_a_damaged_state_is_a_named_error_with_ways_on(state: Path, damage: Call
         Store.open(state)
     assert isinstance(caught.value, PermanentError)
     assert state.read_bytes() == before
+
+
+def test_damage_to_a_page_that_opening_needs_nothing_from_is_found(store: Store, state: Path) -> None:
+    planned_run(store, namespaces=50)
+    store.close()
+    size = state.stat().st_size
+    with state.open("r+b") as file:
+        file.seek(size - 4096)
+        file.write(b"\xff" * 4096)
+    with pytest.raises(StateCorruptError):
+        Store.open(state)
 
 
 def test_damage_that_shows_only_while_reading_is_the_same_error(store: Store, state: Path) -> None:

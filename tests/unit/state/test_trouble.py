@@ -68,6 +68,9 @@ def test_a_new_state_on_a_full_disk_is_made_later(tmp_path: Path, monkeypatch: p
         patched.setattr(database, "_configure", on_a_small_disk)
         with pytest.raises(StateFullError):
             Store.open(path)
+    left = sqlite3.connect(path)
+    assert left.execute("SELECT name FROM sqlite_master").fetchall() == []
+    left.close()
     with Store.open(path) as store:
         planned_run(store)
         store.check_integrity()
