@@ -91,6 +91,20 @@ class PostgresOptions(Options):
         Path | None,
         Field(description="The folder of pg_dump; else PATH and the installed wheel are searched."),
     ] = None
+    allow_drop_foreign_keys: Annotated[
+        bool,
+        Field(
+            description="Sink: foreign keys of tables that exist may be dropped for the load and made again after it, "
+            "where the role may not keep them from being checked otherwise."
+        ),
+    ] = False
+    maintenance_work_mem: Annotated[
+        str,
+        Field(
+            description="Sink: memory for each index build, as PostgreSQL writes it; empty: as the server has it.",
+            pattern=r"^(\d+(kB|MB|GB))?$",
+        ),
+    ] = "256MB"
 
 
 def is_libpq_parameter(name: str) -> bool:
