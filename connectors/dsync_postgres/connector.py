@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsync.sdk import Connector, PluginContext, types
@@ -92,10 +91,10 @@ class PostgresConnector(Connector):
 
     async def open_session(self, request: types.SessionRequest) -> bytes:
         """Take note of the flow; ends what an earlier life of it still runs, where asked."""
-        self._sessions.configure(request)
+        probe = self._sessions.configure(request)
         if request.end_orphans:
             await self._sessions.end_orphans()
-        return _read_probe(request)
+        return probe
 
     async def check(self, request: types.CheckRequest) -> tuple[types.Finding, ...]:
         """What would stop the flow or lose data at this end."""
@@ -174,13 +173,3 @@ class PostgresConnector(Connector):
 
     async def get_rows(self, request: types.RowsRequest) -> list[types.TextRow]:
         return await self._checksums.get_rows(request)
-
-
-def _read_probe(request: types.SessionRequest) -> bytes:
-    """The probe's content, by which the coordinator knows that both of us see its directory."""
-    if not request.page_directory or not request.page_probe:
-        return b""
-    try:
-        return Path(request.page_directory, Path(request.page_probe).name).read_bytes()
-    except OSError:
-        return b""

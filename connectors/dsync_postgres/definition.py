@@ -1,17 +1,19 @@
-"""What `describe` packs into SchemaDescription.definition for a PostgreSQL sink: versioned msgpack.
+"""What a PostgreSQL source packs for a PostgreSQL sink: the schema, and where sequences stand. Versioned msgpack.
 
-The source writes it, the sink's `prepare` reads it; in between it is opaque.
+`describe` and `get_finish_data` write it, the sink's `prepare` and `finish` read it; in between it is opaque.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
 
 from dsync.sdk import errors
+from dsync_postgres.schema.names import TableName
+from dsync_postgres.schema.sequences import SequencePosition
 
 _VERSION = 1
 
@@ -48,3 +50,30 @@ class Definition:
             return cls(archive=fields["archive"], facts=fields["facts"])
         except (ValueError, KeyError, TypeError, msgpack.UnpackException) as exc:
             raise errors.RequestError("schema definition: it was not written by a PostgreSQL source of dsync") from exc
+
+
+def encode_positions(positions: Iterable[SequencePosition]) -> bytes:
+    """What `get_finish_data` gives for a step that sets sequences."""
+    rows = [[p.name.schema, p.name.name, p.last_value, p.is_called] for p in positions]
+    packed: bytes = msgpack.packb({"v": _VERSION, "positions": rows})
+    return packed
+
+
+def decode_positions(data: bytes) -> tuple[SequencePosition, ...]:
+    """The inverse of `encode_positions`.
+
+    Raises:
+        RequestError: these bytes were not made by this connector, or by a later version of it.
+    """
+    try:
+        fields = msgpack.unpackb(data)
+        if fields["v"] != _VERSION:
+            raise errors.RequestError(
+                f"sequence positions: version {fields['v']} is not known here; use the same release at both ends"
+            )
+        return tuple(
+            SequencePosition(name=TableName(schema=schema, name=name), last_value=last_value, is_called=is_called)
+            for schema, name, last_value, is_called in fields["positions"]
+        )
+    except (ValueError, KeyError, TypeError, msgpack.UnpackException) as exc:
+        raise errors.RequestError("sequence positions: they were not read by a PostgreSQL source of dsync") from exc

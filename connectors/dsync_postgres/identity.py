@@ -76,14 +76,19 @@ def read_identity(connection: Connection) -> Identity:
     )
 
 
+# After a promotion the control file shows the old timeline until the next checkpoint, the log's name does not.
+_CONTROL = """
+SELECT (SELECT system_identifier FROM pg_control_system()),
+       CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())
+            ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END
+"""
+
+
 def _read_control_file(connection: Connection) -> tuple[int, int]:
     """System identifier and timeline: granted to everybody, though a managed service may have revoked it."""
     try:
         with connection.transaction():
-            row = connection.execute(
-                "SELECT (SELECT system_identifier FROM pg_control_system()),"
-                " (SELECT timeline_id FROM pg_control_checkpoint())"
-            ).fetchone()
+            row = connection.execute(_CONTROL).fetchone()
     except psycopg.errors.InsufficientPrivilege:
         return 0, 0
     assert row is not None, "a SELECT without FROM gives one row"

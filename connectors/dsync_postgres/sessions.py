@@ -23,6 +23,7 @@ from psycopg import errors as pg
 from psycopg import pq, sql
 
 from dsync.sdk import errors, types
+from dsync.sdk.paging import PageExchange
 from dsync_postgres.conninfo import CONNECT_LIMIT_S, Target
 from dsync_postgres.errors import translating
 from dsync_postgres.options import PostgresOptions
@@ -56,7 +57,7 @@ _SETTINGS: tuple[tuple[str, str, int], ...] = (
     ("transaction_timeout", "0", 17),
 )
 # Without it a CREATE INDEX runs on, and commits, after its client was killed.
-_CHECK_CLIENT = "SET client_connection_check_interval = '5s'"
+_CHECK_CLIENT = b"SET client_connection_check_interval = '5s'"
 
 
 class Session:
@@ -68,6 +69,7 @@ class Session:
         self.pid = connection.pgconn.backend_pid
         """The backend's process id at the server."""
         self._executor = executor
+        self._is_busy = False
 
     async def run(self, operation: str, work: Work[T]) -> T:
         """Run `work(connection)` in a thread; driver errors come out as dsync's, beginning with `operation`.
@@ -80,11 +82,14 @@ class Session:
                 return work(self.connection)
 
         future = asyncio.get_running_loop().run_in_executor(self._executor, guarded)
+        self._is_busy = True
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await self._stop(future)
             raise
+        finally:
+            self._is_busy = False
 
     async def _stop(self, future: asyncio.Future[T]) -> None:
         """End what the thread does: cancel it at the server, and cut the line if that does not help."""
@@ -101,8 +106,11 @@ class Session:
             self.connection.cancel_safe(timeout=_CANCEL_WAIT_S)
 
     @property
-    def is_usable(self) -> bool:
+    def is_alive(self) -> bool:
         """False once the connection is broken, also where the server has closed it while it was idle."""
+        if self._is_busy:
+            # A thread has it, and will find out.
+            return True
         pgconn = self.connection.pgconn
         if pgconn.status != pq.ConnStatus.OK:
             return False
@@ -114,7 +122,12 @@ class Session:
                 pgconn.consume_input()
             except psycopg.Error:
                 return False
-        return pgconn.status == pq.ConnStatus.OK and pgconn.transaction_status == pq.TransactionStatus.IDLE
+        return pgconn.status == pq.ConnStatus.OK
+
+    @property
+    def is_usable(self) -> bool:
+        """It is alive and in no transaction: fit for other work."""
+        return self.is_alive and self.connection.pgconn.transaction_status == pq.TransactionStatus.IDLE
 
     async def close(self) -> None:
         """Close the connection; what it was doing at the server ends. Repeatable."""
@@ -131,6 +144,8 @@ class Sessions:
         self.options = options
         self.request = types.SessionRequest()
         """What `configure` was told: the flow, page sizes and limits."""
+        self.pages = PageExchange()
+        """Where pages by reference go."""
         self._executor = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="dsync-postgres")
         self._changed = asyncio.Condition()
         self._idle: list[Session] = []
@@ -141,9 +156,10 @@ class Sessions:
         self.snapshot_name = ""
         """The exported snapshot that `reading` imports; empty: none, each reading takes its own."""
 
-    def configure(self, request: types.SessionRequest) -> None:
-        """Take note of the flow; sessions opened from now on carry its name."""
+    def configure(self, request: types.SessionRequest) -> bytes:
+        """Take note of the flow; sessions opened from now on carry its name. Returns the page probe's content."""
         self.request = request
+        return self.pages.open(request)
 
     @property
     def limit(self) -> int:
@@ -304,6 +320,7 @@ def begin_reading(connection: Connection, snapshot_name: str) -> None:
     try:
         connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot_name)))
     except (pg.InvalidParameterValue, pg.UndefinedObject, pg.ObjectNotInPrerequisiteState) as exc:
+        connection.rollback()
         raise snapshot_lost() from exc
 
 
@@ -335,10 +352,9 @@ def _pin_settings(connection: Connection, application_name: str) -> None:
     wanted = [("application_name", application_name, 0), *_SETTINGS]
     statement = "; ".join(f"SET {name} = '{value}'" for name, value, since in wanted if major >= since)
     connection.execute(statement.encode())
-    if major >= 14:
-        # A platform that cannot look whether the client is still there accepts only 0.
-        with contextlib.suppress(pg.InvalidParameterValue):
-            connection.execute(_CHECK_CLIENT)
+    # A platform that cannot look whether the client is still there accepts only 0.
+    with contextlib.suppress(pg.InvalidParameterValue):
+        connection.execute(_CHECK_CLIENT)
 
 
 def _terminate(connection: Connection, prefix: str, own_suffix: str) -> list[int]:
