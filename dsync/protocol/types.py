@@ -489,6 +489,8 @@ class RowsRequest:
     columns: tuple[str, ...]
     key: tuple[str, ...]
     keys: tuple[tuple[str, ...], ...]
+    changed_since: bytes = b""
+    """Only rows written since this snapshot of a plan, or of which that cannot be told; empty: all."""
 
 
 TextRow = tuple[str | None, ...]

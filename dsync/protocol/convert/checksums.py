@@ -66,6 +66,7 @@ def rows_request_to_pb(request: t.RowsRequest) -> dsync.GetRowsRequest:
         columns=request.columns,
         key=request.key,
         keys=[dsync.Key(values=values) for values in request.keys],
+        changed_since=request.changed_since,
     )
 
 
@@ -75,6 +76,7 @@ def rows_request_from_pb(message: dsync.GetRowsRequest) -> t.RowsRequest:
         columns=tuple(message.columns),
         key=tuple(message.key),
         keys=tuple(tuple(key.values) for key in message.keys),
+        changed_since=message.changed_since,
     )
 
 

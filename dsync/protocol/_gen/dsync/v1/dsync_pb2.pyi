@@ -1697,7 +1697,12 @@ class GetRowsRequest(_message.Message):
     COLUMNS_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    CHANGED_SINCE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
+    changed_since: _builtins.bytes
+    """Only those written since this snapshot (OpenPlan), or of which that cannot
+    be told; none: all.
+    """
     @_builtins.property
     def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1711,10 +1716,11 @@ class GetRowsRequest(_message.Message):
         columns: _abc.Iterable[_builtins.str] | None = ...,
         key: _abc.Iterable[_builtins.str] | None = ...,
         keys: _abc.Iterable[Global___Key] | None = ...,
+        changed_since: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "key", b"key", "keys", b"keys", "namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_since", b"changed_since", "columns", b"columns", "key", b"key", "keys", b"keys", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
