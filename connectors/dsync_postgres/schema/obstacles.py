@@ -33,6 +33,7 @@ _SUPERUSER_KINDS = frozenset(
     }
 )
 _UNTRUSTED_LANGUAGES = frozenset({"c", "internal", "plpython2u", "plpython3u", "plpythonu", "plperlu", "pltclu"})
+_PARTITION_IDENTITY_SINCE = 17
 _MOST_NAMES = 5
 
 
@@ -57,6 +58,7 @@ def clear_obstacles(
         *_privileges(to_create, sink),
         *_collations(selection, source, sink),
         *_features(to_create, sink),
+        *_partition_identities(selection, source, sink),
         *_restrictive_policies(to_create, reasons, sink),
         *(_lost_table(item) for item in broken),
         *(_left_out(selection, item) for item in rest.left_out),
@@ -213,6 +215,22 @@ def _features(entries: Iterable[TocEntry], sink: SinkFacts) -> Iterator[Finding]
                 describe(entry),
                 f"PostgreSQL {sink.server.major} at the sink does not know {feature}",
                 "use a newer server, or create the table at the sink yourself (--schema none)",
+            )
+
+
+def _partition_identities(selection: SchemaSelection, source: SourceFacts, sink: SinkFacts) -> Iterator[Finding]:
+    if sink.server.major >= _PARTITION_IDENTITY_SINCE:
+        return
+    graph = selection.graph
+    parts = {graph.name(part) for parts in graph.partitions.values() for part in parts} & selection.tables
+    for name in sorted(parts):
+        if name in source.tables and any(column.identity for column in source.tables[name].columns):
+            yield warn(
+                "partition-identity",
+                name.namespace,
+                f"partitions have no identity columns of their own in PostgreSQL {sink.server.major}, so a row "
+                "inserted into the partition itself gets no number",
+                "insert into the partitioned table",
             )
 
 

@@ -105,6 +105,7 @@ class _Planner:
         self._findings = [*there.findings, *cleared.findings]
         self._unowned: dict[str, list[str]] = {}
         self._ungranted: dict[str, list[str]] = {}
+        self._closed: dict[str, list[str]] = {}
         self._missing_places: dict[tuple[str, str], list[str]] = {}
         self._settings = {"default_tablespace": "", "default_table_access_method": "heap"}
 
@@ -216,6 +217,8 @@ class _Planner:
         name = describe(entry)
         for role in grants.missing_roles:
             self._ungranted.setdefault(role, []).append(name)
+        for role in grants.closed_roles:
+            self._closed.setdefault(role, []).append(name)
         if grants.lost_maintain:
             self._findings.append(
                 info("privilege-unknown", name, "the sink's server does not know the privilege MAINTAIN (17)")
@@ -266,6 +269,14 @@ class _Planner:
                 role,
                 f"the sink has no such role, so privileges on {_count(names)} are not granted to or by it",
                 f'create the role "{role}" at the sink first, or use --no-privileges',
+            )
+        for role, names in sorted(self._closed.items()):
+            yield warn(
+                "grant-left-out",
+                role,
+                f"privileges that this role granted or grants by default ({_count(names)}) are left out, because "
+                f"{self._sink.server.user} may not act for it",
+                f'make the sink role a member of "{role}", or grant them again afterwards',
             )
         for (kind, place), names in sorted(self._missing_places.items()):
             yield warn(

@@ -52,7 +52,9 @@ class Grants:
 
     statements: tuple[str, ...]
     missing_roles: tuple[str, ...]
-    """Named by statements that were left out."""
+    """Named by statements that were left out, and not there."""
+    closed_roles: tuple[str, ...]
+    """Granted something on to others, or have default privileges, and we may not act for them."""
     lost_maintain: bool = False
     """The privilege MAINTAIN is not known there."""
 
@@ -82,17 +84,27 @@ def usable_grants(entry: TocEntry, sink: SinkFacts) -> Grants:
     """Return the statements of an ACL or DEFAULT ACL entry whose roles the sink has."""
     usable: list[str] = []
     missing: list[str] = []
+    closed: list[str] = []
     lost_maintain = False
     for statement, grantor in _with_grantors(entry.defn):
         unknown = [role for role in _roles(statement, grantor) if role not in sink.roles]
         if unknown:
             missing += unknown
             continue
+        closed_to_us = [role for role in _acting(statement, grantor) if not sink.roles[role].can_become]
+        if closed_to_us and not sink.server.is_superuser:
+            closed += closed_to_us
+            continue
         known_words = without_maintain(statement, sink.server.major)
         lost_maintain |= known_words != statement
         if known_words is not None:
             usable.append(_as_grantor(known_words, grantor, sink))
-    return Grants(statements=tuple(usable), missing_roles=tuple(dict.fromkeys(missing)), lost_maintain=lost_maintain)
+    return Grants(
+        statements=tuple(usable),
+        missing_roles=tuple(dict.fromkeys(missing)),
+        closed_roles=tuple(dict.fromkeys(closed)),
+        lost_maintain=lost_maintain,
+    )
 
 
 def policy_roles(entry: TocEntry) -> list[str]:
@@ -128,13 +140,21 @@ def _with_grantors(definition: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _roles(statement: str, grantor: str | None) -> Iterator[str]:
-    """Yield every role a statement names: grantees, the role of default privileges, the grantor."""
+    """Yield every role a statement names: those it acts for, and grantees."""
+    yield from _acting(statement, grantor)
+    pieces = tuple(tokens(statement))
+    for at, token in enumerate(pieces):
+        if token.depth == 0 and token.is_word("TO", "FROM"):
+            yield from _role_list(pieces[at + 1 :])
+
+
+def _acting(statement: str, grantor: str | None) -> Iterator[str]:
+    """Yield the grantor, and the role whose default privileges are altered: only its members may."""
     if grantor is not None:
         yield grantor
     pieces = tuple(tokens(statement))
     for at, token in enumerate(pieces):
-        is_default = token.is_word("ROLE") and pieces[at - 1].is_word("FOR")
-        if token.depth == 0 and (is_default or token.is_word("TO", "FROM")):
+        if token.depth == 0 and token.is_word("ROLE") and pieces[at - 1].is_word("FOR"):
             yield from _role_list(pieces[at + 1 :])
 
 
@@ -154,7 +174,6 @@ def _as_grantor(statement: str, grantor: str | None, sink: SinkFacts) -> str:
     role = sql.Identifier(grantor).as_string(None)
     if sink.server.is_superuser:
         return f"SET SESSION AUTHORIZATION {role}; {statement} RESET SESSION AUTHORIZATION;"
-    # Members may act as the role; who may not is told so by the server, and the grant is listed.
     return f"SET ROLE {role}; {statement} RESET ROLE;"
 
 
