@@ -1,0 +1,1 @@
+"""A sink that counts what it is given and keeps none of it: for tests and benchmarks without a database."""
