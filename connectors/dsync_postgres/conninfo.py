@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import psycopg
-from psycopg import conninfo, pq
+from psycopg import conninfo
 from pydantic import SecretStr
 
 from dsync.sdk import errors
@@ -61,18 +61,6 @@ class Target:
         limit = min(int(self.parameters.get("connect_timeout") or CONNECT_LIMIT_S) or CONNECT_LIMIT_S, CONNECT_LIMIT_S)
         defaults = {"fallback_application_name": "dsync", "keepalives_idle": "30", "keepalives_interval": "10"}
         return conninfo.make_conninfo("", **{**defaults, **self.parameters, "connect_timeout": str(limit)})
-
-    @property
-    def public_conninfo(self) -> str:
-        """For a command line: without secrets, which go through `environment`."""
-        return conninfo.make_conninfo(
-            "", **{name: value for name, value in self.parameters.items() if name not in _SECRET_PARAMETERS}
-        )
-
-    def environment(self, application_name: str) -> dict[str, str]:
-        """What libpq's own tools need in their environment beside `public_conninfo`."""
-        secret = {"PGPASSWORD": self.parameters["password"]} if "password" in self.parameters else {}
-        return {**secret, "PGAPPNAME": application_name, "PGCONNECT_TIMEOUT": str(CONNECT_LIMIT_S)}
 
     def __str__(self) -> str:
         """For messages: `database shop at db.example:5432 as dsync`, as far as the URI says."""
@@ -201,13 +189,3 @@ _REASONS: tuple[tuple[str, type[errors.DsyncError], str, str], ...] = (
 def _essence(text: str) -> str:
     """The last statement of libpq's message, without its preamble."""
     return re.split(r"failed: (?!.*failed: )", text)[-1].removeprefix("FATAL: ").strip()[:300]
-
-
-def tool_parameters(pgconn: pq.abc.PGconn) -> dict[str, str]:
-    """What a connection really uses (host, port, user, database), for tools that must reach the same one."""
-    return {
-        "host": pgconn.host.decode(),
-        "port": pgconn.port.decode(),
-        "user": pgconn.user.decode(),
-        "dbname": pgconn.db.decode(),
-    }
