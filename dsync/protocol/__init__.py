@@ -2,3 +2,9 @@
 
 Generated code lives in `dsync.protocol._gen` and is imported by nothing outside this package.
 """
+
+import os
+
+# gRPC's C core writes lines of its own to standard error, past every log format; what they tell arrives as an error
+# too. Read once, when grpc is first imported, which happens below this package.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
