@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from dsync.coordinator.spec import FlowSpec
 from dsync.protocol.errors import DsyncError, OtherEndpointError, UnsupportedError
-from dsync.protocol.interface import Connector
+from dsync.protocol.interface import Connector, services_of
 from dsync.protocol.page_store import PageStore
 from dsync.protocol.types import Extensions, Info, Page, PageType, ReadRequest, Role, SessionRequest, WriteRequest
 
@@ -37,7 +37,11 @@ class End:
             UnsupportedError: it cannot play this role.
         """
         info = await connector.get_info()
-        end = cls(role=role, connector=connector, info=info, extensions=await connector.get_extensions())
+        extensions = await connector.get_extensions()
+        if extensions != Extensions() and not extensions.services:
+            # In process, what a connector's class overrides is what it serves.
+            extensions = replace(extensions, services=services_of(connector))
+        end = cls(role=role, connector=connector, info=info, extensions=extensions)
         if (info.source if role is Role.SOURCE else info.sink) is None:
             raise UnsupportedError(f"{info.db_type} cannot be a {role.name.lower()}")
         return end

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
+from dsync.coordinator.cursor import UnitCursor
 from dsync.coordinator.deliver import UnitProgress
 from dsync.coordinator.events import Event
 from dsync.coordinator.plan import CopyPlan
@@ -27,6 +29,12 @@ from dsync.state import (
 )
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedRun:
+    plan: CopyPlan
+    progress: Mapping[str, UnitProgress]
 
 
 class Journal:
@@ -60,12 +68,39 @@ class Journal:
 
     async def load_plan(self) -> CopyPlan | None:
         """The plan as it was stored; None where the run has none yet."""
-        row = await self.row()
-        if not row.extra.get("planned"):
+        return await self._load_plan(self.run)
+
+    async def _load_plan(self, run: str) -> CopyPlan | None:
+        row = await self._call(lambda: self._store.get_run(self.flow, run))
+        if row is None or not row.extra.get("planned"):
             return None
-        namespaces = await self._call(lambda: self._store.load_namespaces(self.flow, self.run))
-        units = await self._call(lambda: self._store.load_units(self.flow, self.run))
+        namespaces = await self._call(lambda: self._store.load_namespaces(self.flow, run))
+        units = await self._call(lambda: self._store.load_units(self.flow, run))
         return CopyPlan(namespaces=namespaces, units=units, snapshot=row.snapshot)
+
+    async def load_run(self, run: str) -> RecordedRun | None:
+        """Another run of this flow, as far as it came; None where it never had a plan."""
+        plan = await self._load_plan(run)
+        if plan is None:
+            return None
+        return RecordedRun(plan=plan, progress=await self.progress(plan, run=run))
+
+    async def progress(self, plan: CopyPlan, *, run: str = "") -> dict[str, UnitProgress]:
+        """The place of every unit of a plan by its checkpoint; at the start where it has none."""
+        found = await self._call(lambda: self._store.load_checkpoints(self.flow, run or self.run))
+        places = {unit.unit: UnitProgress(unit=unit.unit, fence=0, cursor=UnitCursor()) for unit in plan.units}
+        for (unit, sink), row in found.items():
+            if unit in places and sink == DEFAULT_SINK:
+                places[unit] = UnitProgress(
+                    unit=unit,
+                    fence=0,
+                    cursor=UnitCursor.decode(row.cursor),
+                    seq=row.seq,
+                    rows=row.rows,
+                    size_bytes=row.size_bytes,
+                    done=row.done,
+                )
+        return places
 
     async def save_plan(self, plan: CopyPlan, carried: Sequence[UnitProgress] = ()) -> None:
         """Record the whole plan; `carried` units were copied by an earlier run and stay as they are."""
@@ -80,21 +115,15 @@ class Journal:
                 snapshot=plan.snapshot,
                 extra=extra,
                 phase=Phase.COPYING,
+                checkpoints=[_checkpoint(progress) for progress in carried],
             )
         )
-        if carried:
-            rows = [_checkpoint(progress) for progress in carried]
-            await self._call(lambda: self._store.save_checkpoints(self.flow, self.run, rows))
 
     async def carried_namespaces(self) -> frozenset[str]:
         return frozenset((await self.row()).extra.get("carried", ()))
 
     async def add_steps(self, steps: Sequence[FinishStep]) -> None:
         await self._call(lambda: self._store.add_units(self.flow, self.run, finish_units(steps)))
-
-    async def checkpoints(self) -> Mapping[str, CheckpointRow]:
-        found = await self._call(lambda: self._store.load_checkpoints(self.flow, self.run))
-        return {unit: row for (unit, sink), row in found.items() if sink == DEFAULT_SINK}
 
     async def checkpoint(self, progress: UnitProgress) -> None:
         """Record how far a unit has come; several units that ask at one time share a commit."""

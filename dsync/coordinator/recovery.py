@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsync.coordinator.deliver import UnitProgress
 from dsync.coordinator.ends import End
@@ -21,7 +21,7 @@ from dsync.protocol.types import (
     Verdict,
     WriteContext,
 )
-from dsync.state import NamespaceRow, NamespaceState, UnitRow
+from dsync.state import NamespaceRow, NamespaceState, UnitKind, UnitRow, partition_units
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,14 +95,15 @@ class Recovery:
         for name in again:
             self.emit(NamespaceRestarted(namespace=name, reason=reasons[name]))
 
-    async def clear(self, row: NamespaceRow) -> None:
+    async def clear(self, row: NamespaceRow, units: list[str]) -> None:
         """Remove from the sink what a namespace's retired units have brought. Repeatable.
 
-        A sink that cannot tell those rows from others' keeps them: its pages are written by key.
+        `units` are those that replace them: the fence of one guards the clearing. A sink that cannot tell those rows
+        from others' keeps them: its pages are written by key.
         """
         retired = await self.journal.retired_units(row.namespace)
         if self.sink.serves("LedgerService"):
-            refs = [UnitRef(unit=unit, namespace=row.target) for unit in retired]
+            refs = [UnitRef(unit=unit, namespace=row.target) for unit in retired or units]
             states = await self.sink.connector.open_units(self.journal.flow, self.journal.run, refs)
             context = WriteContext(
                 flow=self.journal.flow,
@@ -130,13 +131,57 @@ class Recovery:
                 raise
 
     async def carry_over(self, plan: CopyPlan, run: str) -> tuple[CopyPlan, list[UnitProgress]]:
-        raise NotImplementedError
+        """For a new run over a finished one: what has provably not changed since keeps its rows and its partitions.
+
+        Returns the plan with those namespaces COPIED, and the others that the finished run had filled CLEARING; and
+        the places of the units that are carried over.
+        """
+        before = await self.journal.load_run(run)
+        if before is None or not before.plan.snapshot:
+            return plan, []
+        copied = [_copied(unit, before.progress[unit.unit]) for unit in before.plan.partitions]
+        resumed = await self.retries.call(
+            "compare with the run before",
+            lambda: self.source.connector.resume_plan(before.plan.snapshot, copied),
+            before_repeat=self.source.reopen_session,
+        )
+        reasons = {item.namespace: item.reason for item in resumed.verdicts if item.verdict is not Verdict.UNCHANGED}
+        if resumed.snapshot == before.plan.snapshot:
+            reasons = {}
+        old = {row.namespace: row for row in before.plan.namespaces}
+        rows: list[NamespaceRow] = []
+        units: list[UnitRow] = [unit for unit in plan.units if unit.kind is UnitKind.FINISH]
+        carried: list[UnitProgress] = []
+        for row in plan.namespaces:
+            earlier = old.get(row.namespace)
+            made = [unit for unit in plan.partitions if unit.namespace == row.namespace]
+            if earlier is not None and row.namespace not in reasons and _is_same_load(earlier, row):
+                pieces = [unit for unit in before.plan.partitions if unit.namespace == row.namespace]
+                made = list(partition_units(row.namespace, row.position, [_partition(unit) for unit in pieces]))
+                carried += [
+                    replace(before.progress[was.unit], unit=now.unit, fence=0)
+                    for was, now in zip(pieces, made, strict=True)
+                ]
+                row = replace(row, state=NamespaceState.COPIED)
+            elif earlier is not None and earlier.target == row.target:
+                row = replace(row, state=NamespaceState.CLEARING, reason=reasons.get(row.namespace, ""))
+            rows.append(row)
+            units += made
+        return replace(plan, namespaces=tuple(rows), units=tuple(units)), carried
+
+
+def _is_same_load(earlier: NamespaceRow, now: NamespaceRow) -> bool:
+    return earlier.state is NamespaceState.COPIED and (earlier.target, earlier.columns) == (now.target, now.columns)
+
+
+def _partition(unit: UnitRow) -> Partition:
+    assert unit.partition is not None, "only partitions are copied"
+    return unit.partition
 
 
 def _copied(unit: UnitRow, progress: UnitProgress) -> CopiedPartition:
-    assert unit.partition is not None, "only partitions are copied"
     return CopiedPartition(
-        partition=unit.partition,
+        partition=_partition(unit),
         cursor=progress.cursor.source,
         rows=progress.rows,
         done=progress.done,

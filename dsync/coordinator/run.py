@@ -15,11 +15,13 @@ from dsync.coordinator.cursor import UnitCursor
 from dsync.coordinator.deliver import PageWriter, UnitProgress
 from dsync.coordinator.ends import Agreement, End
 from dsync.coordinator.events import (
+    Event,
     EventHandler,
     FindingReported,
     NamespaceCopied,
     NamespacePlanned,
     NamespaceStopped,
+    PageCopied,
     PhaseChanged,
     RunFinished,
     SnapshotLost,
@@ -41,6 +43,9 @@ from dsync.state import NamespaceRow, NamespaceState, Phase, UnitRow
 
 MAX_DEAD_LETTERS = 1000
 """Refused rows that a namespace may have before it stops: more than that is no accident of single rows."""
+
+MAX_FRUITLESS_SNAPSHOTS = 3
+"""How many snapshots running may be lost before a single page was copied under them."""
 
 _OPEN_UNITS_AT_ONCE = 5000
 _PROCESS_BYTES = 60 * 1024 * 1024
@@ -68,6 +73,7 @@ class CopyRun:
     _states: dict[str, NamespaceState] = field(default_factory=dict, init=False)
     _reasons: dict[str, str] = field(default_factory=dict, init=False)
     _planned_here: bool = field(default=False, init=False)
+    _moved_pages: int = field(default=0, init=False)
     _moved_rows: int = field(default=0, init=False)
     _moved_bytes: int = field(default=0, init=False)
 
@@ -135,14 +141,23 @@ class CopyRun:
     # ------------------------------------------------------------------ copy
 
     async def _copy_until_done(self, plan: CopyPlan) -> CopyPlan:
-        """Copy everything, as many times as the source loses its snapshot; each time less is left."""
+        """Copy everything, as many times as the source loses its snapshot; each time less is left.
+
+        Raises:
+            SnapshotLostError: several times running not one page could be copied before it was lost again.
+        """
         await self._phase(Phase.COPYING)
         holds_snapshot = self._planned_here
+        fruitless = 0
         while True:
             plan = await self._reconcile(plan, holds_snapshot=holds_snapshot)
+            self._moved_pages = 0
             try:
                 await self._copy(plan)
             except SnapshotLostError as error:
+                fruitless = 0 if self._moved_pages else fruitless + 1
+                if fruitless >= MAX_FRUITLESS_SNAPSHOTS:
+                    raise
                 self.emit(SnapshotLost(reason=str(error)))
                 holds_snapshot = False
                 await self.source.reopen_session()
@@ -151,41 +166,34 @@ class CopyRun:
 
     async def _reconcile(self, plan: CopyPlan, *, holds_snapshot: bool) -> CopyPlan:
         """Learn from the sink where each unit stands, and from the source whether that still counts."""
-        await self._clear_retired(plan)
+        plan = await self._clear_retired(plan)
         self._progress = await self._open(plan)
         lost = bool(plan.snapshot) and not holds_snapshot
         if lost and await self._recovery.settle(plan, self._progress):
-            reloaded = await self.journal.load_plan()
-            assert reloaded is not None, "a run that recovers has a plan"
-            plan = reloaded
-            await self._clear_retired(plan)
+            plan = await self._clear_retired(await self._stored_plan())
             self._progress = await self._open(plan)
         self._states = {row.namespace: row.state for row in plan.namespaces}
         self._reasons = {row.namespace: row.reason for row in plan.namespaces}
         self._announce(plan)
         return plan
 
-    async def _clear_retired(self, plan: CopyPlan) -> None:
-        for row in plan.namespaces:
-            if row.state is NamespaceState.CLEARING:
-                await self._recovery.clear(row)
+    async def _stored_plan(self) -> CopyPlan:
+        plan = await self.journal.load_plan()
+        assert plan is not None, "a run that copies has a plan"
+        return plan
+
+    async def _clear_retired(self, plan: CopyPlan) -> CopyPlan:
+        """Finish what was being cleared; returns the plan as it is then."""
+        clearing = [row for row in plan.namespaces if row.state is NamespaceState.CLEARING]
+        for row in clearing:
+            units = [unit.unit for unit in plan.partitions if unit.namespace == row.namespace]
+            await self._recovery.clear(row, units)
+        return await self._stored_plan() if clearing else plan
 
     async def _open(self, plan: CopyPlan) -> dict[str, UnitProgress]:
         """Every unit's place: the ledger's word where there is one, else the checkpoint's."""
-        checkpoints = await self.journal.checkpoints()
+        found = await self.journal.progress(plan)
         carried = await self.journal.carried_namespaces()
-        found = {unit.unit: UnitProgress(unit=unit.unit, fence=0, cursor=UnitCursor()) for unit in plan.units}
-        for unit, row in checkpoints.items():
-            if unit in found:
-                found[unit] = UnitProgress(
-                    unit=unit,
-                    fence=0,
-                    cursor=UnitCursor.decode(row.cursor),
-                    seq=row.seq,
-                    rows=row.rows,
-                    size_bytes=row.size_bytes,
-                    done=row.done,
-                )
         if self.sink.serves("LedgerService"):
             targets = {row.namespace: row.target for row in plan.namespaces}
             kept = {u.unit for u in plan.partitions if u.namespace in carried and found[u.unit].done}
@@ -308,14 +316,14 @@ class CopyRun:
                     retries=retries,
                     emit=self.emit,
                     add_dead_letter=self.journal.add_dead_letter,
-                    checkpoint=self._checkpoint,
+                    checkpoint=self.journal.checkpoint,
                     max_dead_letters=MAX_DEAD_LETTERS,
                 ),
                 agreement=self.agreement,
                 budget=budget,
                 pages=self.pages,
                 retries=retries,
-                emit=self.emit,
+                emit=self._count,
                 stopping=self.stopping,
             )
             for name, row in rows.items()
@@ -328,8 +336,12 @@ class CopyRun:
         copies = 1 if self.agreement.by_reference or processes == 1 else 3
         return max(left // copies, 2 * self.agreement.page_bytes)
 
-    async def _checkpoint(self, progress: UnitProgress) -> None:
-        await self.journal.checkpoint(progress)
+    def _count(self, event: Event) -> None:
+        if isinstance(event, PageCopied):
+            self._moved_pages += 1
+            self._moved_rows += event.rows
+            self._moved_bytes += event.size_bytes
+        self.emit(event)
 
     # ---------------------------------------------------------------- finish
 
@@ -353,6 +365,9 @@ class CopyRun:
         for row in plan.namespaces:
             done = [self._progress[unit.unit] for unit in plan.partitions if unit.namespace == row.namespace]
             state = self._states[row.namespace]
+            if state is not NamespaceState.STOPPED and not all(progress.done for progress in done):
+                # Nothing may call itself copied that is not: better a loud fault of ours than a smaller copy.
+                raise AssertionError(f"{row.namespace} is {state.value} and has partitions that are not done")
             namespaces.append(
                 NamespaceResult(
                     namespace=row.namespace,
@@ -370,6 +385,8 @@ class CopyRun:
             namespaces=tuple(namespaces),
             failed_steps=failures,
             elapsed_s=elapsed_s,
+            moved_rows=self._moved_rows,
+            moved_bytes=self._moved_bytes,
         )
         whole = not result.stopped and not failures
         result = replace(result, consistent=whole if plan.snapshot else None)

@@ -106,7 +106,7 @@ class MemoryConnector(Connector):
     def put(self, namespace: str, documents: Sequence[dict[str, object]]) -> None:
         """Write documents past the protocol, as an application does."""
         with self.store.transaction():
-            self.store.put(namespace, [_keyed(bson.encode(document)) for document in documents])
+            self.store.put(namespace, [_keyed(bson.encode(document)) for document in documents], refusing=False)
 
     def documents(self, namespace: str) -> list[dict[str, object]]:
         """What a namespace holds, in the order in which it came."""
@@ -273,7 +273,7 @@ class MemoryConnector(Connector):
         await self.faults.reach("clear_namespace")
         with self.store.transaction():
             self.store.clear(namespace)
-            self.store.reset_units(context.flow, units)
+            self.store.reset_units(context.flow, context.run, units)
 
     async def forget_flow(self, flow: str) -> list[str]:
         await self.faults.reach("forget_flow")
@@ -299,8 +299,8 @@ class MemoryConnector(Connector):
         if old["token"] in self._snapshots:
             return ResumedPlan(snapshot=snapshot)
         fresh = await self.open_plan(list(old["versions"]))
-        # Partitions keep naming the old snapshot; what is unchanged reads the same under it.
-        self._snapshots.add(old["token"])
+        # Partitions keep naming the snapshot they were planned under; what is unchanged reads the same under it.
+        self._snapshots |= {copied.partition.cursor.decode().split(":")[0] for copied in partitions}
         verdicts = [
             NamespaceVerdict(namespace=name, verdict=Verdict.UNCHANGED)
             if self.store.version(name) == version

@@ -23,7 +23,7 @@ CREATE INDEX IF NOT EXISTS by_position ON documents (namespace, position);
 CREATE TABLE IF NOT EXISTS namespaces (namespace TEXT PRIMARY KEY, version INTEGER, flow TEXT);
 CREATE TABLE IF NOT EXISTS ledger (
     flow TEXT, run TEXT, unit TEXT, namespace TEXT, fence INTEGER, cursor BLOB, seq INTEGER, rows INTEGER,
-    size_bytes INTEGER, done INTEGER, PRIMARY KEY (flow, unit)
+    size_bytes INTEGER, done INTEGER, PRIMARY KEY (flow, run, unit)
 );
 CREATE TABLE IF NOT EXISTS manifests (flow TEXT PRIMARY KEY, fingerprint TEXT, name TEXT, run TEXT, plan BLOB);
 """
@@ -73,16 +73,16 @@ class MemoryStore:
         row = self._db.execute("SELECT flow FROM namespaces WHERE namespace = ?", (namespace,)).fetchone()
         return None if row is None else row[0]
 
-    def put(self, namespace: str, documents: Iterable[tuple[bytes, bytes]]) -> int:
+    def put(self, namespace: str, documents: Iterable[tuple[bytes, bytes]], *, refusing: bool = True) -> int:
         """Insert or replace documents by id; returns how many were given.
 
         Raises:
-            RecordError: one is marked as refused.
+            RecordError: one is marked as refused, and `refusing` is true.
         """
         self.create(namespace)
         count = 0
         for key, document in documents:
-            if REFUSED_FIELD in document:
+            if refusing and REFUSED_FIELD in document:
                 raise RecordError(f"{namespace}: a document breaks the constraint no_refuse")
             self._db.execute(
                 "INSERT INTO documents VALUES (?1, (SELECT coalesce(max(position), -1) + 1 FROM documents"
@@ -133,12 +133,12 @@ class MemoryStore:
         """Raise the unit's fence, and say where it stands."""
         self._db.execute(
             "INSERT INTO ledger VALUES (?, ?, ?, ?, 1, x'', 0, 0, 0, 0)"
-            " ON CONFLICT DO UPDATE SET fence = fence + 1, run = excluded.run",
+            " ON CONFLICT DO UPDATE SET fence = fence + 1",
             (flow, run, unit.unit, unit.namespace),
         )
         row = self._db.execute(
-            "SELECT fence, cursor, seq, rows, size_bytes, done FROM ledger WHERE flow = ? AND unit = ?",
-            (flow, unit.unit),
+            "SELECT fence, cursor, seq, rows, size_bytes, done FROM ledger WHERE (flow, run, unit) = (?, ?, ?)",
+            (flow, run, unit.unit),
         ).fetchone()
         fence, cursor, seq, rows, size_bytes, done = row
         return UnitState(
@@ -157,25 +157,25 @@ class MemoryStore:
         Raises:
             FencedError: another coordinator has opened the unit since.
         """
-        where = (context.flow, context.unit)
-        row = self._db.execute("SELECT fence, seq FROM ledger WHERE flow = ? AND unit = ?", where).fetchone()
+        where = (context.flow, context.run, context.unit)
+        row = self._db.execute("SELECT fence, seq FROM ledger WHERE (flow, run, unit) = (?, ?, ?)", where).fetchone()
         if row is None or row[0] != context.fence:
             raise FencedError(f"unit {context.unit}: another coordinator has taken it over; stop this one")
         if row[1] >= context.seq:
             return False
         self._db.execute(
             "UPDATE ledger SET cursor = ?, seq = ?, done = ?, rows = rows + ?, size_bytes = size_bytes + ?"
-            " WHERE flow = ? AND unit = ?",
+            " WHERE (flow, run, unit) = (?, ?, ?)",
             (context.cursor, context.seq, int(context.done), rows, size_bytes, *where),
         )
         return True
 
-    def reset_units(self, flow: str, units: Iterable[str]) -> None:
+    def reset_units(self, flow: str, run: str, units: Iterable[str]) -> None:
         for unit in units:
             self._db.execute(
                 "UPDATE ledger SET cursor = x'', seq = 0, rows = 0, size_bytes = 0, done = 0"
-                " WHERE flow = ? AND unit = ?",
-                (flow, unit),
+                " WHERE (flow, run, unit) = (?, ?, ?)",
+                (flow, run, unit),
             )
 
     def save_manifest(self, manifest: FlowManifest) -> None:

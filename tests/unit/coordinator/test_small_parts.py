@@ -29,12 +29,11 @@ def test_a_cursor_survives_the_ledger(source: bytes, skip: int) -> None:
     assert UnitCursor.decode(cursor.encode()) == cursor
 
 
-@given(data=st.binary(min_size=1, max_size=30))
+@pytest.mark.parametrize("data", [b"\x00", b"\x93\x02\xc4\x00\x00", b"\xc1", b"not a cursor", b"\x91\x01"])
 def test_bytes_that_are_no_cursor_are_a_named_error(data: bytes) -> None:
-    try:
+    """Damaged, or of a later release: never taken for the start, which would copy everything twice."""
+    with pytest.raises(PermanentError, match="checkpoint"):
         UnitCursor.decode(data)
-    except PermanentError as error:
-        assert "checkpoint" in str(error)
 
 
 @given(lead=st.integers(0, 20), length=st.integers(1, 20))
