@@ -12,10 +12,14 @@ from typing import TypeVar
 
 from dsync.sdk import PluginContext, errors, types
 from dsync.sdk.paging import PageExchange
-from dsync_postgres import claims, ledger, manifests, writer
+from dsync_postgres import claims, ledger, manifests, triggers, writer
+from dsync_postgres.documents import RowDecoder
+from dsync_postgres.finish import finish
 from dsync_postgres.ledger import Guard
+from dsync_postgres.prepare import prepare
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Sessions
+from dsync_postgres.sinkcheck import check_sink
 from dsync_postgres.staging import Stages
 from dsync_postgres.targets import TargetTable, may_be_replica, read_targets
 
@@ -32,6 +36,7 @@ class SinkSide:
         self._pages_of: types.SessionRequest | None = None
         self._stages = Stages()
         self._tables: dict[str, TargetTable] = {}
+        self._decoders: dict[tuple[int, tuple[str, ...]], RowDecoder] = {}
         self._may_be_replica: bool | None = None
 
     async def close(self) -> None:
@@ -71,6 +76,46 @@ class SinkSide:
 
         await self._with_ledger(f"clearing {namespace}", work)
 
+    async def forget_flow(self, flow: str) -> list[str]:
+        """Remove every trace of a flow but its rows, put back what it has set aside, and say what was done."""
+
+        def work(connection: Connection) -> list[str]:
+            if not ledger.examine(connection).complete:
+                return []
+            ledger.check_format(connection)
+            with connection.transaction():
+                said = [
+                    line
+                    for aside in triggers.pending(connection, flow)
+                    for line in triggers.put_back(connection, flow, aside.step_id, unchecked=True)
+                ]
+                return said + manifests.forget(connection, flow)
+
+        return await self._sessions.run(f"removing what the sink keeps for flow {flow}", work)
+
+    # ------------------------------------------------------------------ schema
+
+    async def check(self, request: types.CheckRequest) -> tuple[types.Finding, ...]:
+        """What would stop a flow into this database, and what a person should know."""
+        return await self._sessions.run("checking the sink", check_sink)
+
+    async def prepare(self, request: types.PrepareRequest) -> types.Prepared:
+        """Create what is missing and say how each namespace is to be loaded. Repeatable."""
+        self._tables.clear()
+        work = partial(prepare, request=request, options=self._sessions.options)
+        return await self._sessions.run("preparing the sink", work)
+
+    async def finish(self, context: types.WriteContext, step: types.FinishStep, source_data: bytes) -> None:
+        """Do one finish step; a step that is done is not done again."""
+        work = partial(
+            finish,
+            context=context,
+            step=step,
+            source_data=source_data,
+            maintenance_work_mem=self._sessions.options.maintenance_work_mem,
+        )
+        await self._sessions.run(f"finishing {step.name}", work)
+
     # ------------------------------------------------------------------- pages
 
     async def write_data(self, request: types.WriteRequest) -> None:
@@ -89,17 +134,23 @@ class SinkSide:
             return await self._sessions.run(f"writing {request.namespace}", partial(self._write, request))
         except errors.NamespaceChangedError:
             self._tables.pop(request.namespace, None)
+            self._decoders.clear()
             raise
 
     def _write(self, request: types.WriteRequest, connection: Connection) -> int:
         table = self._table(connection, request.namespace)
         context = request.context
+        columns = request.columns or tuple(column.name for column in table.columns if not column.generated)
         with self._page_exchange().body(request.page) as body:
+            page_type, rows = request.page.type, request.page.rows
+            if page_type is types.PageType.BSON:
+                body, rows = self._decode(table, columns, body)
+                page_type = types.PageType.PG_COPY_BINARY
             load = writer.Load(
                 table=table,
-                columns=request.columns or tuple(c.name for c in table.columns if not c.generated),
-                page_type=request.page.type,
-                rows=request.page.rows,
+                columns=columns,
+                page_type=page_type,
+                rows=rows,
                 body=body,
                 guard=None if context is None else Guard(context=context, unlogged=table.unlogged),
                 as_replica=self._as_replica(connection, table, context),
@@ -107,6 +158,18 @@ class SinkSide:
             if request.upsert:
                 return writer.upsert(connection, load, self._stages)
             return writer.insert(connection, load)
+
+    def _decode(
+        self, table: TargetTable, columns: tuple[str, ...], documents: types.Buffer
+    ) -> tuple[types.Buffer, int]:
+        """Documents as a COPY stream for these columns of the table."""
+        decoder = self._decoders.get((table.oid, columns))
+        if decoder is None:
+            decoder = self._decoders[table.oid, columns] = RowDecoder(_document_columns(table, columns))
+        try:
+            return decoder.decode(documents)
+        except errors.RecordError as exc:
+            raise errors.RecordError(f"writing {table.name}: {exc}") from exc
 
     def _page_exchange(self) -> PageExchange:
         """The exchange of the session as it was last agreed upon."""
@@ -159,3 +222,19 @@ class SinkSide:
             return work(connection)
 
         return await self._sessions.run(operation, prepared)
+
+
+def _document_columns(table: TargetTable, columns: tuple[str, ...]) -> list[types.Column]:
+    """The columns as the document mapping wants to know them.
+
+    Raises:
+        NamespaceChangedError: the table has no such column.
+    """
+    found = []
+    for name in columns:
+        column = table.column(name)
+        if column is None:
+            raise errors.NamespaceChangedError(f"writing {table.name}: the sink's table has no column {name}")
+        position = table.key.index(name) + 1 if name in table.key else 0
+        found.append(types.Column(name=name, type=column.type, key_position=position))
+    return found

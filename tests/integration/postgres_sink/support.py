@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import psycopg
 from dsync_postgres.conninfo import Target
+from dsync_postgres.definition import Definition, encode_positions
+from dsync_postgres.describe import describe_tables
 from dsync_postgres.options import PostgresOptions
+from dsync_postgres.schema import (
+    BuildStep,
+    DumpRequest,
+    SourceFacts,
+    TableName,
+    choose_pg_dump,
+    dump_schema,
+    read_extensions,
+    read_positions,
+    read_server,
+    read_tables,
+    read_types,
+)
 from dsync_postgres.sessions import Sessions
 from dsync_postgres.sink import SinkSide
 from psycopg import sql
@@ -111,3 +128,62 @@ def page_of(database: Database, query: str, page_type: types.PageType = BINARY, 
         with cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT {name})".encode()) as copy:
             body = b"".join(map(bytes, copy))
         return types.Page(type=page_type, rows=cursor.rowcount, packed=body, next_cursor=next_cursor)
+
+
+async def describe(source: Database, *, sink_major: int | None = None) -> types.SchemaDescription:
+    """What a PostgreSQL source says of a whole database to a PostgreSQL sink."""
+    major, peer = source.server.major, sink_major or source.server.major
+    tool = (await choose_pg_dump(major, peer)).require()
+    archive = await dump_schema(DumpRequest(tool=tool, conninfo=source.uri, unlike_versions=major != peer))
+    with psycopg.connect(source.uri, autocommit=True) as connection:
+        connection.execute("SET search_path = pg_catalog")
+        tables, kinds = read_tables(connection), read_types(connection)
+        facts = SourceFacts.of(read_server(connection), read_extensions(connection), tables)
+    return types.SchemaDescription(
+        namespaces=describe_tables(tables, kinds, major=major, peer_major=peer),
+        dialect="postgres",
+        definition=Definition(archive=archive, facts=facts.to_plain()).encode(),
+    )
+
+
+def prepare_request(
+    description: types.SchemaDescription, *names: str, to: dict[str, str] | None = None, **changes: Any
+) -> types.PrepareRequest:
+    """A request for these namespaces (none: all), some under another name."""
+    chosen = names or tuple(item.namespace for item in description.namespaces)
+    request = types.PrepareRequest(
+        flow=FLOW,
+        run=RUN,
+        mappings=tuple(types.NamespaceMapping(source=name, target=(to or {}).get(name, name)) for name in chosen),
+        description=description,
+        whole_database=not names,
+        page_types=(BINARY, TEXT, types.PageType.BSON),
+    )
+    return replace(request, **changes)
+
+
+async def copy_tables(sink: Sink, source: Database, prepared: types.Prepared) -> None:
+    """Copy every namespace as one page, through its own unit."""
+    for load in prepared.namespaces:
+        await sink.open(load.target, namespace=load.target)
+        listed = ", ".join('"' + name.replace('"', '""') + '"' for name in load.columns)
+        name = TableName.parse(load.source).identifier.as_string(None)
+        page = page_of(source, f"SELECT {listed} FROM ONLY {name}", load.page_type)
+        await sink.write(
+            sink.request(page, load.target, namespace=load.target, columns=load.columns, upsert=load.upsert, done=True)
+        )
+
+
+async def finish_all(sink: Sink, source: Database, prepared: types.Prepared) -> None:
+    """Do every finish step, in the order planned."""
+    for step in prepared.steps:
+        await sink.open(f"f:{step.id}", namespace=step.namespace)
+        data = positions_for(source, step) if step.needs_source else b""
+        await sink.side.finish(sink.context(f"f:{step.id}", done=True), step, data)
+
+
+def positions_for(source: Database, step: types.FinishStep) -> bytes:
+    """What a source gives for the step that sets sequences."""
+    with source.connect() as connection:
+        names = [target.name for target in BuildStep.from_wire(step).sequences]
+        return encode_positions(read_positions(connection, names))

@@ -1,0 +1,164 @@
+"""What `doctor` says about a database as a sink: what would stop a flow, and what will be different there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import LiteralString
+
+from psycopg.rows import class_row
+
+from dsync_postgres import ledger
+from dsync_postgres.ledger import Connection
+from dsync_postgres.prepare import ledger_finding
+from dsync_postgres.schema.findings import Finding, info, stop, warn
+from dsync_postgres.targets import may_be_replica
+
+_OLDEST = 14
+_NEWEST = 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What the questions below are about."""
+
+    user: str
+    database: str
+    version_num: int
+    is_superuser: bool
+    is_standby: bool
+    is_read_only: bool
+    encoding: str
+    may_create: bool
+    may_create_temporary: bool
+    extensions: list[str]
+    preloads: str
+    pid_of_session: int
+
+
+_FACTS: LiteralString = """
+SELECT current_user::text AS user, d.datname::text AS database,
+       current_setting('server_version_num')::int AS version_num, r.rolsuper AS is_superuser,
+       pg_is_in_recovery() AS is_standby, current_setting('default_transaction_read_only')::bool AS is_read_only,
+       pg_encoding_to_char(d.encoding)::text AS encoding, has_database_privilege(d.oid, 'CREATE') AS may_create,
+       has_database_privilege(d.oid, 'TEMPORARY') AS may_create_temporary,
+       ARRAY(SELECT extname::text FROM pg_extension ORDER BY 1) AS extensions,
+       coalesce(current_setting('shared_preload_libraries', true), '') AS preloads, pg_backend_pid() AS pid_of_session
+FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user
+"""
+
+
+def check_sink(connection: Connection) -> tuple[Finding, ...]:
+    """Everything that can be said without knowing the tables; changes nothing."""
+    with connection.cursor(row_factory=class_row(_Facts)) as cursor:
+        facts = cursor.execute(_FACTS).fetchone()
+    assert facts is not None, "a session is of a role and in a database"
+    return (
+        *_server(facts),
+        *_session(connection, facts),
+        *_privileges(connection, facts),
+        *_encoding(facts),
+        *_extensions(facts),
+    )
+
+
+def _server(facts: _Facts) -> Iterator[Finding]:
+    major = facts.version_num // 10000
+    if not _OLDEST <= major <= _NEWEST:
+        yield warn(
+            "version-not-tested",
+            f"PostgreSQL {major}",
+            f"dsync is made for PostgreSQL {_OLDEST} to {_NEWEST}",
+            "try a small table first",
+        )
+    if facts.is_standby:
+        yield stop("standby", facts.database, "the sink is a standby, which takes no writes", "connect to its primary")
+    elif facts.is_read_only:
+        yield stop(
+            "read-only",
+            facts.database,
+            "sessions of this role or database begin read-only (default_transaction_read_only)",
+            "let it accept writes; managed services do this when a disk is full",
+        )
+    yield info(
+        "disk-space-unknown",
+        facts.database,
+        "a server does not tell how much space it has left",
+        "compare the source's size, which `dsync plan` prints, with what is free there",
+    )
+
+
+def _session(connection: Connection, facts: _Facts) -> Iterator[Finding]:
+    """A pooler that gives each transaction another server session loses settings and temporary tables."""
+    row = connection.execute("SELECT current_setting('application_name'), pg_backend_pid()").fetchone()
+    assert row is not None, "a SELECT without FROM gives one row"
+    is_pinned = row[0].startswith("dsync")
+    if row[1] != facts.pid_of_session or facts.pid_of_session != connection.info.backend_pid or not is_pinned:
+        yield stop(
+            "transaction-pooler",
+            facts.database,
+            "statements of one connection reach different server sessions: a pooler in transaction mode stands between",
+            "connect to the server itself, or to a pool in session mode",
+        )
+
+
+def _privileges(connection: Connection, facts: _Facts) -> Iterator[Finding]:
+    state = ledger.examine(connection)
+    if not state.usable:
+        yield ledger_finding(connection, state)
+    if not facts.may_create_temporary:
+        yield warn(
+            "no-temporary-tables",
+            facts.database,
+            f"role {facts.user} may not make temporary tables, which writing by key (--on-existing append) needs",
+            f'GRANT TEMPORARY ON DATABASE "{facts.database}" TO "{facts.user}"',
+        )
+    if facts.is_superuser:
+        return
+    what = "existing tables keep their triggers and foreign keys quiet during the load"
+    if may_be_replica(connection):
+        yield info("not-superuser", facts.user, f"not superuser, but may set session_replication_role, so {what}")
+    else:
+        yield info(
+            "not-superuser",
+            facts.user,
+            "not superuser: tables that dsync makes get triggers and foreign keys after the load, which needs no more; "
+            "of tables that exist it has to be the owner, to disable triggers and (with allow_drop_foreign_keys) drop "
+            "foreign keys for the load",
+            "from PostgreSQL 15 on: GRANT SET ON PARAMETER session_replication_role TO the role",
+        )
+    if not facts.may_create:
+        yield warn(
+            "no-create-on-database",
+            facts.database,
+            f"role {facts.user} may not create schemas or extensions in this database",
+            f'GRANT CREATE ON DATABASE "{facts.database}" TO "{facts.user}", or have them created beforehand',
+        )
+
+
+def _encoding(facts: _Facts) -> Iterator[Finding]:
+    if facts.encoding == "SQL_ASCII":
+        yield stop(
+            "sql-ascii",
+            facts.database,
+            "its encoding is SQL_ASCII: the server takes any bytes and converts nothing, so text may become unreadable",
+            "create the database with ENCODING 'UTF8'",
+        )
+
+
+def _extensions(facts: _Facts) -> Iterator[Finding]:
+    if "timescaledb" in facts.extensions:
+        yield warn(
+            "timescaledb",
+            facts.database,
+            "TimescaleDB is here: hypertables are filled through their root as plain tables, chunks, policies and "
+            "compression do not come along",
+            "create hypertables at the sink first and copy with --schema none",
+        )
+    if "citus" in facts.extensions:
+        yield warn(
+            "citus",
+            facts.database,
+            "Citus is here: tables that dsync makes are local, it distributes none",
+            "create and distribute the tables first and copy with --schema none",
+        )
