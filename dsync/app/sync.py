@@ -21,9 +21,9 @@ from dsync.coordinator.spec import FlowSpec
 from dsync.coordinator.tasks import task_group
 from dsync.protocol.errors import DsyncError
 from dsync.protocol.types import SessionRequest
-from dsync.state import DEFAULT_SINK, LeaseHeldError, RunRow, Store, this_process
+from dsync.state import DEFAULT_SINK, LeaseHeldError, NamespaceState, Phase, RunRow, Store, this_process
 from dsync.state.lease import acquire, heartbeats
-from dsync.verify import VerifyReport
+from dsync.verify import VerifyOptions, VerifyReport, verify
 
 if TYPE_CHECKING:
     from dsync.state import Lease
@@ -157,7 +157,7 @@ async def _run(
         if not chosen.is_finished:
             await _check(copy, record)
             result = await copy.execute()
-        report = await _verify(request, store, meeting, copy, result, record) if request.verify else None
+        report = await _verify(request, meeting, copy, chosen, record) if request.verify else None
         return SyncOutcome(
             flow=flow.flow, flow_name=flow.name or "", run=await journal.row(), result=result, verify=report
         )
@@ -182,6 +182,32 @@ async def _check(copy: CopyRun, emit: EventHandler) -> None:
     for finding in findings:
         emit(FindingReported(finding=finding))
     stop_at(findings)
+
+
+async def _verify(
+    request: SyncRequest, meeting: Meeting, copy: CopyRun, chosen: ChosenRun, emit: EventHandler
+) -> VerifyReport:
+    """Judge the copy: by its own snapshot while that is held, else live, with what may have changed since apart."""
+    emit(PhaseChanged(phase=Phase.VERIFYING.value))
+    plan = await copy.journal.load_plan()
+    assert plan is not None, "a run that has ended has a plan"
+    rows = [row for row in plan.namespaces if row.state is not NamespaceState.STOPPED]
+    changed = frozenset(row.namespace for row in rows if row.state is NamespaceState.CHANGED)
+    holds_snapshot = bool(plan.snapshot) and not chosen.is_finished
+    return await verify(
+        meeting.source.connector,
+        meeting.sink.connector,
+        {row.namespace: row.target for row in rows},
+        VerifyOptions(
+            live=not holds_snapshot,
+            snapshot_lost=not holds_snapshot or bool(changed),
+            lost_snapshot=b"" if holds_snapshot else plan.snapshot,
+            changed=changed,
+            parallel=copy.spec.parallel,
+            retry_for_s=copy.spec.retry_for_s,
+        ),
+        emit=emit,
+    )
 
 
 @asynccontextmanager

@@ -1,0 +1,113 @@
+"""Both ends of a flow, opened: plug-ins started or reached, and asked who they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dsync.app.requests import EndsRequest
+from dsync.coordinator.ends import End
+from dsync.coordinator.spec import EndpointIdentity
+from dsync.plugins.manager import OpenEndpoint, OpenOptions, open_endpoint
+from dsync.plugins.registry import Registry
+from dsync.plugins.runtime import page_store, runtime_directory
+from dsync.plugins.supervision import PluginEvent
+from dsync.protocol.errors import DeadlineError, RequestError
+from dsync.protocol.page_store import PageStore
+from dsync.protocol.types import Role
+from dsync.sdk.redaction import Redactor
+from dsync.sdk.references import is_reference, resolve
+
+FIRST_CONTACT_S = 10.0
+_PAGES_NEED_BYTES = 256 * 1024 * 1024
+"""Shared memory is used for pages where at least this much of it is free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meeting:
+    source: End
+    sink: End
+    source_identity: EndpointIdentity
+    sink_identity: EndpointIdentity
+    pages: PageStore | None
+
+    def refuse_same_ends(self) -> None:
+        """Raises RequestError where both references name one place; a sink may know better when it prepares."""
+        if self.source_identity.address and self.source_identity.address == self.sink_identity.address:
+            raise RequestError(
+                f"source and sink are the same: {self.source_identity.address}; name another database as the sink"
+            )
+
+
+def identity_of(reference: str, display: str) -> EndpointIdentity:
+    """Which endpoint a reference means: scheme, host, port and path, where it names a host and a path."""
+    parts = urlsplit(resolve(reference, what="an endpoint") if is_reference(reference) else reference)
+    place = parts.netloc.rpartition("@")[2].lower()
+    path = parts.path.strip("/")
+    is_remote = parts.scheme in ("grpc", "grpcs")
+    address = f"{parts.scheme}://{place}/{path}" if place and (path or is_remote) else ""
+    return EndpointIdentity(reference=display, address=address)
+
+
+@asynccontextmanager
+async def open_connector(
+    reference: str,
+    role: Role,
+    request: EndsRequest,
+    *,
+    runtime: Path,
+    redactor: Redactor | None = None,
+    on_event: Callable[[PluginEvent], None] = lambda _: None,
+) -> AsyncIterator[tuple[End, OpenEndpoint]]:
+    """One end, started and asked who it is: the first contact fails within 10 s where its server is down."""
+    settings = OpenOptions(attach=request.attach, allow_plaintext=request.allow_plaintext)
+    async with open_endpoint(
+        reference,
+        registry=Registry.installed(),
+        runtime=runtime,
+        label=role.name.lower(),
+        settings=settings,
+        redactor=redactor,
+        on_event=on_event,
+    ) as opened:
+        try:
+            async with asyncio.timeout(FIRST_CONTACT_S):
+                end = await End.meet(opened.connector, role)
+        except TimeoutError as exc:
+            raise DeadlineError(
+                f"{opened.name} ({opened.display}) did not say who it is within {FIRST_CONTACT_S:g} s; "
+                "is its server reachable?"
+            ) from exc
+        yield end, opened
+
+
+@asynccontextmanager
+async def meet(
+    request: EndsRequest,
+    *,
+    redactor: Redactor | None = None,
+    on_event: Callable[[PluginEvent], None] = lambda _: None,
+) -> AsyncIterator[Meeting]:
+    """Open both ends at once; on leaving, both plug-ins have ended and their private files are gone."""
+    async with AsyncExitStack() as stack:
+        runtime = stack.enter_context(runtime_directory())
+        pages = None
+        if request.attach == "process":
+            pages = stack.enter_context(page_store(runtime, need_bytes=_PAGES_NEED_BYTES))
+        (source, source_opened), (sink, sink_opened) = [
+            await stack.enter_async_context(
+                open_connector(reference, role, request, runtime=runtime, redactor=redactor, on_event=on_event)
+            )
+            for reference, role in ((request.source, Role.SOURCE), (request.sink, Role.SINK))
+        ]
+        yield Meeting(
+            source=source,
+            sink=sink,
+            source_identity=identity_of(request.source, source_opened.display),
+            sink_identity=identity_of(request.sink, sink_opened.display),
+            pages=pages,
+        )
