@@ -1,0 +1,89 @@
+"""A flow that the state knows, and how its ends are reached again; for secrets, which it does not keep, it asks."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dsync.coordinator.spec import EndpointIdentity, FlowSpec
+from dsync.protocol.errors import RequestError
+from dsync.sdk.redaction import HIDDEN
+from dsync.state import FlowNotFoundError, FlowRow, RunRow, StateMissingError, Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownFlow:
+    """A flow with its latest run."""
+
+    flow: FlowRow
+    spec: FlowSpec
+    run: RunRow | None
+    """None: it has been made and has never run."""
+
+    @property
+    def title(self) -> str:
+        """For messages: the name, or the id."""
+        return self.flow.name or self.flow.flow
+
+    def source(self, given: str = "") -> str:
+        """What reaches the source: what was given, else the stored reference where that is enough."""
+        return given or _reachable(self, self.spec.source, "--source")
+
+    def sink(self, given: str = "") -> str:
+        return given or _reachable(self, self.spec.sink, "--sink")
+
+    @property
+    def command(self) -> str:
+        """The command line that goes on with it; a password stands as ***."""
+        return sync_command(self.spec, self.flow.name or "")
+
+
+def _reachable(known: KnownFlow, end: EndpointIdentity, option: str) -> str:
+    if HIDDEN in end.reference or not end.reference:
+        shown = end.reference or "an endpoint that only its connector knows"
+        raise RequestError(
+            f"flow {known.title}: the state keeps no passwords, and {shown} had one: give {option} URI (or an endpoint"
+            " without one: env:NAME, file:PATH, PGPASSWORD, ~/.pgpass)"
+        )
+    return end.reference
+
+
+def find_known_flow(store: Store, reference: str) -> KnownFlow:
+    """The flow with this name, id or beginning of an id. Raises FlowNotFoundError."""
+    return known_flow(store, store.get_flow(reference))
+
+
+def known_flow(store: Store, flow: FlowRow) -> KnownFlow:
+    return KnownFlow(flow=flow, spec=FlowSpec.model_validate(flow.spec), run=store.latest_run(flow.flow))
+
+
+@contextlib.contextmanager
+def existing_store(location: str, *, wanted: str = "") -> Iterator[Store | None]:
+    """The state if there is any; None where no flow has ever been run with it.
+
+    Raises:
+        FlowNotFoundError: there is none, and the flow `wanted` was asked for.
+    """
+    try:
+        store = Store.open(location or None, create=False)
+    except StateMissingError as exc:
+        if wanted:
+            raise FlowNotFoundError(f"there is no flow {wanted}: {exc}") from exc
+        yield None
+        return
+    with store:
+        yield store
+
+
+def sync_command(spec: FlowSpec, name: str) -> str:
+    """`dsync sync …` with everything that finds this flow again."""
+    words = ["dsync", "sync", spec.source.reference, spec.sink.reference, "--mode", spec.mode]
+    for pattern in spec.namespaces:
+        words += ["-n", pattern]
+    if spec.schema_mode != "copy":
+        words += ["--schema", spec.schema_mode]
+    if name:
+        words += ["--flow", name]
+    return shlex.join(words)

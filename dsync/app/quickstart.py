@@ -1,0 +1,153 @@
+"""`dsync quickstart`: two PostgreSQL servers of our own, a shop in one, copied to the other and verified."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+from dsync.app.requests import SyncRequest
+from dsync.app.sync import SyncOutcome, sync
+from dsync.coordinator.events import EventHandler, PhaseChanged
+from dsync.quickstart.sample import ShopSummary, create_shop
+from dsync.quickstart.servers import EmbeddedPostgres
+from dsync.sdk.redaction import secrets_of_uri
+
+T = TypeVar("T")
+
+_DATABASE = "shop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuickstartRequest:
+    rows: int = 100_000
+    """About how many the shop gets."""
+    keep: bool = False
+    """Keep the servers running until the task is cancelled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuickstartReport:
+    shop: ShopSummary
+    outcome: SyncOutcome
+    version: str
+    """Of both servers, as in 18.4."""
+    source: str
+    """URIs without the password, which stands in `passfile`."""
+    sink: str
+    passfile: Path
+    state: Path
+
+
+async def quickstart(
+    request: QuickstartRequest,
+    emit: EventHandler,
+    *,
+    hide: Callable[[Iterable[str]], None],
+    on_report: Callable[[QuickstartReport], None],
+) -> None:
+    """Run it; servers, data and state are gone at the end, however it comes. `on_report` gets the result.
+
+    `hide` is told the servers' passwords. With `keep` a cancellation after the report is the ordinary end.
+
+    Raises:
+        ServerError: PostgreSQL is not installed here, or does not start.
+    """
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dsync-quickstart-")))
+        emit(PhaseChanged(phase="starting two PostgreSQL servers"))
+        source, sink = await stack.enter_async_context(_two_servers())
+        uris = [await _in_thread(partial(server.create_database, _DATABASE)) for server in (source, sink)]
+        hide(secret for uri in uris for secret in secrets_of_uri(uri))
+        emit(PhaseChanged(phase="filling a shop"))
+        shop = await _fill(source, uris[0], request.rows)
+        outcome = await sync(
+            SyncRequest(source=uris[0], sink=uris[1], state=str(folder / "state.db"), verify=True),
+            emit,
+            asyncio.Event(),
+        )
+        on_report(
+            QuickstartReport(
+                shop=shop,
+                outcome=outcome,
+                version=".".join(map(str, source.version)),
+                source=_without_password(uris[0]),
+                sink=_without_password(uris[1]),
+                passfile=_write_passfile(folder, uris),
+                state=folder / "state.db",
+            )
+        )
+        if request.keep:
+            await _until_cancelled()
+
+
+@asynccontextmanager
+async def _two_servers() -> AsyncIterator[tuple[EmbeddedPostgres, EmbeddedPostgres]]:
+    """The newest version installed, twice, started at the same time."""
+    servers = EmbeddedPostgres(), EmbeddedPostgres()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for server in servers:
+                tasks.create_task(_in_thread(server.start))
+        yield servers
+    finally:
+        for server in servers:
+            await asyncio.shield(_in_thread(server.close))
+
+
+async def _fill(server: EmbeddedPostgres, uri: str, rows: int) -> ShopSummary:
+    """The shop, unless we are cancelled: then the server is stopped under it, which ends the thread at once."""
+    filling = asyncio.ensure_future(asyncio.to_thread(create_shop, uri, rows=rows))
+    try:
+        return await asyncio.shield(filling)
+    except asyncio.CancelledError:
+        await _in_thread(server.kill)
+        await asyncio.wait([filling])
+        if not filling.cancelled():
+            # Asked for, so that nobody reports the broken connection as an error that was never looked at.
+            filling.exception()
+        raise
+
+
+async def _in_thread(action: Callable[[], T]) -> T:
+    """Blocking work that is waited for even when we are cancelled: what follows closes what it works on."""
+    working = asyncio.ensure_future(asyncio.to_thread(action))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        raise
+
+
+async def _until_cancelled() -> None:
+    task = asyncio.current_task()
+    assert task is not None, "coroutines run in tasks"
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        task.uncancel()
+
+
+def _without_password(uri: str) -> str:
+    parts = urlsplit(uri)
+    return parts._replace(netloc=f"{parts.username}@{parts.hostname}:{parts.port}").geturl()
+
+
+def _write_passfile(folder: Path, uris: Iterable[str]) -> Path:
+    """For libpq (PGPASSFILE), so that no password needs to be printed."""
+    path = folder / "pgpass"
+    lines = []
+    for uri in uris:
+        parts = urlsplit(uri)
+        password = unquote(parts.password or "").replace("\\", "\\\\").replace(":", "\\:")
+        lines.append(f"{parts.hostname}:{parts.port}:*:{parts.username}:{password}\n")
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
+        file.writelines(lines)
+    return path

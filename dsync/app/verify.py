@@ -1,0 +1,148 @@
+"""`dsync verify`: both ends of a flow, or any two, compared row by row. Goes on where an earlier one was stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dsync.app.ends import Meeting, meet
+from dsync.app.known import existing_store, find_known_flow
+from dsync.app.requests import VerifyRequest, default_parallel
+from dsync.coordinator.events import EventHandler
+from dsync.protocol import namespaces
+from dsync.protocol.errors import RequestError
+from dsync.protocol.types import DescribeRequest, PlanRequest, SessionRequest
+from dsync.state import DEFAULT_SINK, RunRow, Store, VerifyRow
+from dsync.verify import VerifyOptions, VerifyReport
+from dsync.verify import verify as compare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowEnds:
+    """What the state says of a flow that is to be verified."""
+
+    source: str
+    sink: str
+    names: Mapping[str, str]
+    """Source namespace → target, as the flow has planned them; empty: it has no plan."""
+    patterns: tuple[str, ...]
+    run: RunRow | None
+
+
+def ends_of_flow(state: str, reference: str, *, source: str = "", sink: str = "") -> FlowEnds:
+    """How a flow's ends are reached: by what is given, else by what is stored.
+
+    Raises:
+        FlowNotFoundError: there is no such flow.
+        RequestError: an end had a password, which the state does not keep.
+    """
+    with existing_store(state, wanted=reference) as store:
+        assert store is not None, "a flow that is wanted is looked for in a state that exists"
+        known = find_known_flow(store, reference)
+        planned = store.load_namespaces(known.flow.flow, known.run.run) if known.run else ()
+        return FlowEnds(
+            source=known.source(source),
+            sink=known.sink(sink),
+            names={row.namespace: row.target for row in planned if row.sink == DEFAULT_SINK},
+            patterns=known.spec.namespaces,
+            run=known.run,
+        )
+
+
+async def verify(request: VerifyRequest, emit: EventHandler, *, flow: FlowEnds | None = None) -> VerifyReport:
+    """Compare the ends of a request, live. With `flow` the request's ends are that flow's.
+
+    Raises:
+        DsyncError: an end cannot be reached or read, or the request is wrong.
+    """
+    async with meet(request) as meeting:
+        if flow is not None and flow.run is not None:
+            meeting.source.check_same(flow.run.source_id)
+            meeting.sink.check_same(flow.run.sink_ids.get(DEFAULT_SINK, ""))
+        chosen = await _choose(meeting, request, flow)
+        parallel = request.parallel or default_parallel()
+        for end in (meeting.source, meeting.sink):
+            await end.open_session(SessionRequest(role=end.role, parallel=parallel))
+        with Store.open(request.state or None) as store:
+            return await compare(
+                meeting.source.connector,
+                meeting.sink.connector,
+                chosen,
+                VerifyOptions(
+                    quick=request.quick,
+                    max_diffs=request.max_diffs,
+                    show_values=request.show_values,
+                    parallel=parallel,
+                ),
+                progress=StoredProgress(store, pair=_pair(meeting), variant=f"max-diffs={request.max_diffs}"),
+                emit=emit,
+            )
+
+
+async def _choose(meeting: Meeting, request: VerifyRequest, flow: FlowEnds | None) -> dict[str, str]:
+    """Source namespace → target."""
+    if flow is not None and flow.names:
+        wanted = [namespaces.Pattern(text) for text in request.namespaces]
+        chosen = {
+            source: target
+            for source, target in flow.names.items()
+            if not wanted or any(pattern.matches(source) for pattern in wanted)
+        }
+        if not chosen:
+            raise RequestError(f"{', '.join(request.namespaces)} matches no namespace of this flow")
+        return chosen
+    patterns = request.namespaces or (flow.patterns if flow else ())
+    source = meeting.source
+    if source.serves("SchemaService"):
+        described = await source.connector.describe(DescribeRequest())
+        with_rows = [item.namespace for item in described.namespaces if not item.rowless]
+        return namespaces.select(with_rows, patterns)
+    if patterns:
+        return namespaces.select([namespaces.literal(text) for text in patterns], patterns)
+    if source.info.source is None or not source.info.source.default_plan:
+        raise RequestError(f"{source.info.db_type} cannot list its namespaces: name them with -n")
+    plan = await source.connector.generate_plan(PlanRequest(namespaces=()))
+    return namespaces.select(list(dict.fromkeys(partition.namespace for partition in plan.partitions)), ())
+
+
+def _pair(meeting: Meeting) -> str:
+    """Names what is compared, over restarts."""
+    facts = [
+        [end.info.db_type, end.info.id, identity.address]
+        for end, identity in (
+            (meeting.source, meeting.source_identity),
+            (meeting.sink, meeting.sink_identity),
+        )
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+class StoredProgress:
+    """Finished ranges in the state, under the pair of ends and one namespace each."""
+
+    def __init__(self, store: Store, *, pair: str, variant: str) -> None:
+        self._store = store
+        self._pair = pair
+        self._variant = variant
+
+    async def load(self, namespace: str) -> Mapping[int, Mapping[str, Any]]:
+        """Everything that was saved for a namespace."""
+        rows = await asyncio.to_thread(self._store.load_verify_progress, self._pair, self._key(namespace))
+        return {row.ordinal: row.result for row in rows if row.namespace == namespace}
+
+    async def save(self, namespace: str, ordinal: int, result: Mapping[str, Any]) -> None:
+        """Keep it; durable on return."""
+        row = VerifyRow(namespace=namespace, ordinal=ordinal, result=result)
+        await asyncio.to_thread(self._store.save_verify_progress, self._pair, self._key(namespace), [row])
+
+    async def clear(self, namespace: str) -> None:
+        """Forget a namespace."""
+        await asyncio.to_thread(self._store.clear_verify_progress, self._pair, self._key(namespace))
+
+    def _key(self, namespace: str) -> str:
+        """The store forgets by this key alone, so a namespace has one of its own; a differing option, too."""
+        return hashlib.sha256(f"{self._variant}\0{namespace}".encode()).hexdigest()[:32]

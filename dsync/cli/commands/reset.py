@@ -1,0 +1,69 @@
+"""`dsync reset`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dsync.cli.answer import Answer, write
+from dsync.cli.command import DsyncCommand
+from dsync.cli.options import attach_options, confirm, state_option
+from dsync.cli.settings import Settings
+from dsync.cli.text import counted, duration
+
+if TYPE_CHECKING:
+    from dsync.state import LeaseHeldError
+
+
+@click.command("reset", cls=DsyncCommand, short_help="Forget a flow: its state here and its ledger at the sink.")
+@click.argument("flow", required=False, metavar="[FLOW]")
+@click.option(
+    "--sink",
+    metavar="URI",
+    help="How the sink is reached, where the state keeps no password; also asks a sink whose state was lost.",
+)
+@state_option()
+@attach_options()
+@click.pass_context
+def reset(ctx: click.Context, /, flow: str | None, sink: str | None, **options: Any) -> Answer:
+    """Forget FLOW (a name, an id or its beginning): its ledger at the sink, then its state here.
+
+    The rows that it has copied stay. What was removed is printed. Asks first, unless --yes is given.
+    """
+    from dsync.app.reset import ResetReport, ResetRequest, describe_reset
+    from dsync.app.reset import reset as reset_flow
+    from dsync.cli.running import run
+
+    settings: Settings = ctx.obj
+    request = ResetRequest(
+        flow=flow or "",
+        sink=sink or "",
+        state=options["state"],
+        attach=options["attach"],
+        allow_plaintext=options["allow_plaintext"],
+    )
+    confirm(settings, ctx, f"This forgets {describe_reset(request)}, and what the sink keeps for it; its rows stay.")
+
+    def say_waiting(held: LeaseHeldError) -> None:
+        write(sys.stderr, f"waiting for the lease of process {held.pid} on {held.host}: {duration(held.remaining_s)}")
+
+    report: ResetReport = run(
+        settings,
+        lambda _: reset_flow(request, say_waiting),
+        afterwards="part of it may be removed already; the same command removes the rest",
+    )
+    title = f"flow {report.flow}" + (f" ({report.flow_name})" if report.flow_name else "")
+    removed = [f"at the sink: {text}" for text in report.at_sink] or ["at the sink: nothing was kept"]
+    removed += [f"in the state: {counted(count, 'row')} of {table}" for table, count in report.from_state.items()]
+    return Answer(
+        summary=f"{title} is forgotten; the rows it has copied are still at the sink",
+        details="\n".join(removed),
+        result={
+            "flow": report.flow,
+            "name": report.flow_name or None,
+            "removed_at_sink": list(report.at_sink),
+            "removed_from_state": dict(report.from_state),
+        },
+    )

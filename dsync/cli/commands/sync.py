@@ -1,0 +1,72 @@
+"""`dsync sync`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dsync.cli.answer import Answer
+from dsync.cli.command import DsyncCommand
+from dsync.cli.options import (
+    again_option,
+    confirm,
+    flow_options,
+    progress_option,
+    require_copy_mode,
+    require_ends,
+    sync_request,
+)
+from dsync.cli.settings import Settings
+from dsync.cli.summary import sync_answer
+
+if TYPE_CHECKING:
+    from dsync.app.sync import SyncOutcome
+
+
+@click.command("sync", cls=DsyncCommand, short_help="Copy SOURCE to SINK, going on where an earlier run was cut off.")
+@click.argument("source", required=False, metavar="SOURCE")
+@click.argument("sink", required=False, metavar="SINK")
+@flow_options()
+@again_option()
+@click.option("--verify", is_flag=True, help="Compare both ends when the copy is done, under the copy's own snapshot.")
+@progress_option()
+@click.pass_context
+def sync(
+    ctx: click.Context, /, source: str | None, sink: str | None, verify: bool, progress: Any, **options: Any
+) -> Answer:
+    """Copy SOURCE to SINK, going on where an earlier run of the same flow was cut off.
+
+    SOURCE and SINK are URIs (postgresql://host/database), env:NAME or file:PATH. The same command finds the same
+    flow again; a copy that is finished moves nothing. The first Ctrl-C finishes the pages in flight, the second
+    stops at once; either way the same command goes on.
+    """
+    source, sink = require_ends(ctx, source, sink)
+    require_copy_mode(ctx, options["mode"], may_be_missing=False)
+    settings: Settings = ctx.obj
+    if options["on_existing"] in ("truncate", "drop"):
+        what = "empties" if options["on_existing"] == "truncate" else "drops"
+        confirm(
+            settings, ctx, f"--on-existing {options['on_existing']} {what} tables at the sink, with all their rows."
+        )
+
+    from dsync.app.status import dead_letter_reasons
+    from dsync.app.sync import sync as run_sync
+    from dsync.cli.running import run
+    from dsync.cli.showing import showing_progress
+
+    request = sync_request(options, source=source, sink=sink, verify=verify)
+
+    async def copy_and_show(stopping: asyncio.Event) -> SyncOutcome:
+        with showing_progress(settings, progress) as emit:
+            return await run_sync(request, emit, stopping)
+
+    outcome = run(
+        settings,
+        copy_and_show,
+        drains=True,
+        afterwards="what has arrived is durable; the same command goes on from there",
+    )
+    reasons = dead_letter_reasons(request.state, outcome.flow, outcome.run.run) if outcome.exit_code else ()
+    return sync_answer(outcome, reasons)

@@ -1,0 +1,109 @@
+"""Log lines on stderr: for people or as JSON, each with its flow and namespace, none with a secret."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from dsync.cli.settings import Settings
+
+
+def configure_logging(settings: Settings) -> None:
+    """Set structlog up, and let what libraries log through `logging` come out the same way."""
+    structlog = _structlog_without_rich()
+    structlog.configure(
+        processors=_processors(settings),
+        wrapper_class=structlog.make_filtering_bound_logger(_library_level(settings)),
+        logger_factory=_StderrLogger,
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING, force=True)
+    # The coordinator emits an event for every repeat, which progress shows; stamina would say each one again.
+    importlib.import_module("stamina.instrumentation").set_on_retry_hooks([])
+
+
+def progress_logger(settings: Settings) -> Any:
+    """A logger for the lines that stand in for a progress bar: shown unless -q was given."""
+    structlog = _structlog_without_rich()
+    level = logging.WARNING if settings.is_quiet else logging.DEBUG if settings.verbosity else logging.INFO
+    return structlog.wrap_logger(
+        _StderrLogger(),
+        processors=_processors(settings),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+    )
+
+
+def _library_level(settings: Settings) -> int:
+    if settings.is_quiet or not settings.verbosity:
+        return logging.WARNING
+    return logging.INFO if settings.verbosity == 1 else logging.DEBUG
+
+
+def _processors(settings: Settings) -> list[Any]:
+    structlog = _structlog_without_rich()
+
+    def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return {key: settings.shown_values(_plain(value)) for key, value in event.items()}
+
+    is_json = settings.log_format == "json"
+    renderer = (
+        structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
+        if is_json
+        # Plain tracebacks: the pretty ones print local variables, in which there are records and passwords.
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
+        )
+    )
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso" if is_json else "%H:%M:%S", utc=is_json),
+        structlog.processors.format_exc_info,
+        redact,
+        renderer,
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """An object's text: its repr in a log line could hold a secret."""
+    return value if value is None or isinstance(value, (str, bool, int, float, dict, list, tuple)) else str(value)
+
+
+def _structlog_without_rich() -> Any:
+    """structlog, which would import rich for tracebacks that we do not want: 0.1 s."""
+    if "structlog" in sys.modules or "rich" in sys.modules:
+        return importlib.import_module("structlog")
+    sys.modules["rich"] = None  # type: ignore[assignment]  # None is how the import system notes "not there"
+    try:
+        return importlib.import_module("structlog")
+    finally:
+        del sys.modules["rich"]
+
+
+class _StderrLogger:
+    """Writes to whatever stderr is at that moment: a progress bar puts itself in between."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def msg(self, message: str) -> None:
+        try:
+            sys.stderr.write(message + "\n")
+            sys.stderr.flush()
+        except OSError:
+            # The terminal is gone; the command goes on without it.
+            return
+
+    debug = info = warning = error = critical = fatal = exception = log = failure = msg
+
+
+class _ToStructlog(logging.Handler):
+    """What libraries log, as a line of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog = _structlog_without_rich()
+        log: Callable[..., Any] = structlog.get_logger(record.name).log
+        log(record.levelno, "library_logged", library=record.name, text=record.getMessage(), exc_info=record.exc_info)

@@ -1,0 +1,221 @@
+"""Options that several commands share, each with its sentence, and how they become a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dsync.cli.settings import Settings
+from dsync.cli.sizes import KIB, MIB, parse_size, size_text
+
+if TYPE_CHECKING:
+    from dsync.app.requests import SyncRequest
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Decorator = Callable[[Function], Function]
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes: `512MiB`, `4MB`, `65536`."""
+
+    name = "size"
+
+    def __init__(self, *, least: int, most: int | None = None) -> None:
+        self.least = least
+        self.most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            size = parse_size(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+        if size < self.least or (self.most is not None and size > self.most):
+            upper = f" and at most {size_text(self.most)}" if self.most is not None else ""
+            self.fail(f"{value} is out of range: at least {size_text(self.least)}{upper}", param, ctx)
+        return size
+
+
+def _stacked(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(function: Any) -> Any:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def state_option() -> Callable[[Any], Any]:
+    return click.option(
+        "--state",
+        metavar="URL",
+        default="",
+        help="Where flows are remembered: sqlite:///PATH or a path. [default: the XDG state directory]",
+    )
+
+
+def attach_options() -> Callable[[Any], Any]:
+    return _stacked(
+        click.option(
+            "--attach",
+            type=click.Choice(["process", "inline"]),
+            default="process",
+            show_default=True,
+            help="Run connectors as processes of their own, or inside this one.",
+        ),
+        click.option(
+            "--allow-plaintext",
+            is_flag=True,
+            help="Allow grpc:// without TLS to other machines, in a network you trust.",
+        ),
+    )
+
+
+def ends_options() -> Callable[[Any], Any]:
+    return _stacked(
+        click.option(
+            "-n",
+            "--namespace",
+            "namespace",
+            metavar="NS[:TO]",
+            multiple=True,
+            help="Only this table or pattern (schema.table, *, ?, re:REGEX); TO is its name at the sink. Repeatable.",
+        ),
+        attach_options(),
+    )
+
+
+def parallel_option() -> Callable[[Any], Any]:
+    return click.option(
+        "--parallel",
+        type=click.IntRange(1, 256),
+        help="How many pieces of tables are worked on at a time. [default: by the processors, 2 to 8]",
+    )
+
+
+def progress_option() -> Callable[[Any], Any]:
+    return click.option(
+        "--progress",
+        type=click.Choice(["auto", "bar", "plain", "none"]),
+        default="auto",
+        show_default=True,
+        help="How progress is shown on stderr: a table, log lines, nothing; auto: a table on a terminal.",
+    )
+
+
+def flow_options() -> Callable[[Any], Any]:
+    """What makes a flow and how it is copied: `sync`, and `plan` and `doctor`, which say what it would do."""
+    return _stacked(
+        ends_options(),
+        click.option(
+            "--mode",
+            type=click.Choice(["copy", "full", "stream"]),
+            help="copy: once. (full and stream come with a later version.)",
+        ),
+        click.option("--flow", metavar="NAME", default="", help="Name the flow; later the name alone finds it."),
+        state_option(),
+        parallel_option(),
+        click.option(
+            "--page-bytes",
+            type=Size(least=64 * KIB, most=32 * MIB),
+            metavar="SIZE",
+            help="What a page of records should weigh, as in 2MiB. [default: 4MiB]",
+        ),
+        click.option(
+            "--memory-limit",
+            type=Size(least=64 * MIB),
+            metavar="SIZE",
+            help="Memory for all processes of the flow together. [default: 512MiB]",
+        ),
+        click.option(
+            "--on-existing",
+            type=click.Choice(["error", "resume", "append", "truncate", "drop"]),
+            help="What to do with tables at the sink that hold rows. [default: resume for the flow's own, else error]",
+        ),
+        click.option(
+            "--schema",
+            "schema_mode",
+            type=click.Choice(["copy", "none"]),
+            default="copy",
+            show_default=True,
+            help="Create tables and everything around them, or use those that exist.",
+        ),
+        click.option("--no-owner", is_flag=True, help="Leave owners out; what is made belongs to the sink's role."),
+        click.option("--no-privileges", is_flag=True, help="Leave grants out."),
+        click.option(
+            "--allow-lossy",
+            is_flag=True,
+            help="Accept target columns that keep less than the source's, as in numeric(14,4) to (14,2).",
+        ),
+    )
+
+
+def again_option() -> Callable[[Any], Any]:
+    return click.option(
+        "--again",
+        is_flag=True,
+        help="Start a new run over a finished one: read again what is not provably unchanged.",
+    )
+
+
+def require_ends(ctx: click.Context, source: str | None, sink: str | None) -> tuple[str, str]:
+    """Both ends, from the command line or the flow file."""
+    for name, value in (("SOURCE", source), ("SINK", sink)):
+        if not value:
+            raise click.UsageError(
+                f"Missing argument '{name}': give it, or `{name.lower()}:` in a flow file (-c FLOW.YAML)", ctx
+            )
+    assert source is not None
+    assert sink is not None
+    return source, sink
+
+
+def require_copy_mode(ctx: click.Context, mode: str | None, *, may_be_missing: bool) -> None:
+    """Refuse, before anything is contacted, what would need changes to be followed."""
+    if mode == "copy" or (mode is None and may_be_missing):
+        return
+    asked = f"--mode {mode} follows changes" if mode else "without --mode changes would be followed (full)"
+    raise click.UsageError(
+        f"{asked}, which this version of dsync cannot do yet: until it can, --mode copy must be given", ctx
+    )
+
+
+def sync_request(options: Mapping[str, Any], *, source: str, sink: str, verify: bool = False) -> SyncRequest:
+    """The request behind `flow_options`; what was not given keeps the request's own default."""
+    from dsync.app.requests import SyncRequest
+
+    optional = {name: options[name] for name in ("parallel", "page_bytes", "memory_limit") if options[name] is not None}
+    return SyncRequest(
+        source=source,
+        sink=sink,
+        namespaces=tuple(options["namespace"]),
+        attach=options["attach"],
+        allow_plaintext=options["allow_plaintext"],
+        again=options.get("again", False),
+        flow=options["flow"] or "",
+        state=options["state"] or "",
+        on_existing=options["on_existing"],
+        schema_mode=options["schema_mode"],
+        no_owner=options["no_owner"],
+        no_privileges=options["no_privileges"],
+        allow_lossy=options["allow_lossy"],
+        verify=verify,
+        **optional,
+    )
+
+
+def confirm(settings: Settings, ctx: click.Context, question: str) -> None:
+    """Go on only with a yes.
+
+    Raises:
+        click.UsageError: nobody can be asked, and --yes was not given.
+        click.Abort: the answer was no.
+    """
+    if settings.yes:
+        return
+    if not settings.can_ask or settings.json:
+        raise click.UsageError(f"{question} Nobody can be asked here: give --yes to go on", ctx)
+    click.confirm(settings.shown(question) + " Go on?", abort=True, err=True)

@@ -1,0 +1,52 @@
+"""`dsync` itself: the table of its commands, whose modules are imported when they are called."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from dsync.cli.command import everywhere
+
+COMMANDS = {
+    "sync": ("sync", "Copy SOURCE to SINK, going on where an earlier run was cut off."),
+    "plan": ("plan", "Show what a sync would do, and change nothing."),
+    "doctor": ("doctor", "Find what would stop a sync or lose data, and say what to do."),
+    "verify": ("verify", "Compare two databases, or both ends of a flow, row by row."),
+    "flows": ("flows", "List the flows that have been run."),
+    "status": ("status", "Show how far a flow has come, and how it goes on."),
+    "reset": ("reset", "Forget a flow: its state here and its ledger at the sink."),
+    "serve": ("serve", "Run a connector for coordinators on other machines."),
+    "connectors": ("connectors", "List the connectors and their options."),
+    "quickstart": ("quickstart", "Try it: two PostgreSQL servers, a shop copied and verified."),
+}
+"""Name → module in `dsync.cli.commands` and the line that `dsync --help` shows, which needs no import."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(f"dsync.cli.commands.{module}"), cmd_name)
+        assert isinstance(command, click.Command), f"{module} has no command {cmd_name}"
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+dsync = LazyGroup(
+    "dsync",
+    params=everywhere(),
+    help="Move data between databases, and prove that it arrived.\n\nResults go to stdout, logs and progress to stderr."
+    " Exit codes: 0 done, 1 our fault, 2 the request is wrong, 3 the environment is, 4 differences found, 5 done with"
+    " dead letters, 6 done but inconsistent or incomplete, 130 and 143 interrupted and resumable.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)

@@ -1,0 +1,81 @@
+"""Running a command's coroutine: signals that drain, signals that stop, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from dsync.cli.answer import write
+from dsync.cli.failures import InterruptedRunError
+from dsync.cli.logs import configure_logging
+from dsync.cli.settings import Settings
+
+T = TypeVar("T")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_DRAIN_S = 25.0
+"""How long a run may take to drain: supervisors (systemd, Kubernetes) kill 30 s after they have asked."""
+
+
+def run(
+    settings: Settings,
+    action: Callable[[asyncio.Event], Coroutine[Any, Any, T]],
+    *,
+    drains: bool = False,
+    drain_s: float = _DRAIN_S,
+    afterwards: str = "nothing was changed",
+) -> T:
+    """Run `action(stopping)` to its end.
+
+    Where it `drains`, the first signal sets `stopping` and a second one, or the end of `drain_s`, cancels it. Else the
+    first one does. `afterwards` says how things stand once a signal has ended it.
+
+    Raises:
+        InterruptedRunError: a signal ended it.
+    """
+    # gRPC's core prints on stderr what it thinks of lost connections; the calls' errors say the same, once.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    configure_logging(settings)
+    return asyncio.run(_supervise(action, drain_s=drain_s if drains else None, afterwards=afterwards))
+
+
+async def _supervise(
+    action: Callable[[asyncio.Event], Coroutine[Any, Any, T]], *, drain_s: float | None, afterwards: str
+) -> T:
+    from dsync.coordinator.tasks import StoppedError
+
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    task = asyncio.current_task()
+    assert task is not None, "coroutines run in tasks"
+    received: list[int] = []
+    timers: list[asyncio.TimerHandle] = []
+
+    def on_signal(number: int) -> None:
+        received.append(number)
+        if len(received) > 1 or drain_s is None:
+            task.cancel()
+            return
+        stopping.set()
+        timers.append(loop.call_later(drain_s, task.cancel))
+        write(sys.stderr, "stopping: pages in flight are finished first; a second Ctrl-C stops at once")
+
+    # A signal that our parent has us ignore (nohup, a shell's background job) stays ignored.
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heeded:
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        return await action(stopping)
+    except (StoppedError, asyncio.CancelledError):
+        if not received:
+            raise
+        raise InterruptedRunError(received[0], afterwards) from None
+    finally:
+        for timer in timers:
+            timer.cancel()
+        for number in heeded:
+            loop.remove_signal_handler(number)
