@@ -7,15 +7,27 @@ caller decides how much runs at a time, so a statement here takes no parallel wo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from psycopg import sql
 
 from dsync.sdk import errors, types
 from dsync_postgres.checksum_ranges import plan_ranges
-from dsync_postgres.checksum_sql import HASHTEXT, MD5, HashedRows, Hashing, Relation, combine, key_equals
+from dsync_postgres.checksum_sql import (
+    HASHTEXT,
+    MD5,
+    XID_HALF_CIRCLE,
+    HashedRows,
+    Hashing,
+    Relation,
+    combine,
+    key_equals,
+    written_since,
+)
+from dsync_postgres.identity import read_identity
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Session, Sessions
+from dsync_postgres.snapshots import Snapshot, current_position
 
 _HASH_BYTES = 16
 _BATCH_ROWS = 1000
@@ -63,7 +75,7 @@ class Checksums:
                 lambda connection: self._sum(connection, relation, request),
             )
 
-    async def get_row_hashes(self, request: types.ChecksumRequest) -> AsyncIterator[list[types.RowHash]]:
+    async def get_row_hashes(self, request: types.ChecksumRequest) -> AsyncGenerator[list[types.RowHash], None]:
         """Hash of each row by key, or without a key each hash with its multiplicity. Closing it stops the server."""
         relation = await self._relation(request.namespace)
         operation = f"reading row hashes of {request.namespace}"
@@ -182,8 +194,11 @@ def _hash_bytes(high: int, low: int) -> bytes:
 def _read_rows(connection: Connection, relation: Relation, request: types.RowsRequest) -> list[types.TextRow]:
     """Through COPY, which hands out one row at a time and each value as the type itself writes it."""
     columns = sql.SQL(", ").join(map(sql.Identifier, (*request.key, *request.columns)))
-    query = sql.SQL("COPY (SELECT {} FROM {} WHERE {}) TO STDOUT").format(
-        columns, relation.from_item, key_equals(_key_types(connection, relation, request.key), request.keys)
+    query = sql.SQL("COPY (SELECT {} FROM {} WHERE {} AND {}) TO STDOUT").format(
+        columns,
+        relation.from_item,
+        key_equals(_key_types(connection, relation, request.key), request.keys),
+        _changed_since(connection, request.changed_since) if request.changed_since else sql.SQL("true"),
     )
     rows: list[types.TextRow] = []
     size_bytes = 0
@@ -197,6 +212,21 @@ def _read_rows(connection: Connection, relation: Relation, request: types.RowsRe
                 )
             rows.append(row)
     return rows
+
+
+def _changed_since(connection: Connection, snapshot: bytes) -> sql.Composable:
+    """The condition that a row was written since, or may have been: where versions cannot be compared, any may."""
+    then = Snapshot.decode(snapshot)
+    identity = read_identity(connection)
+    row = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()
+    assert row is not None, "a SELECT without FROM gives one row"
+    is_comparable = (
+        identity.id == then.endpoint
+        and identity.timeline == then.timeline
+        and current_position(connection) >= then.position
+        and int(row[0]) - then.xmin < XID_HALF_CIRCLE
+    )
+    return written_since(then.xmin) if is_comparable else sql.SQL("true")
 
 
 def _key_types(connection: Connection, relation: Relation, key: Sequence[str]) -> list[tuple[str, bool]]:

@@ -18,6 +18,9 @@ from dsync_postgres.schema.names import TableName
 HASHTEXT = "hashtextextended"
 MD5 = "md5"
 
+_FIRST_NORMAL_XID = 3
+_XID_CIRCLE = 1 << 32
+XID_HALF_CIRCLE = 1 << 31
 _MASK_128 = (1 << 128) - 1
 # Three seeds: two halves of a row's hash, and the bucket, which has to be independent of both.
 _SEED_BUCKET, _SEED_HIGH, _SEED_LOW = 0, 1, 2
@@ -122,6 +125,16 @@ def key_equals(key: Sequence[tuple[str, bool]], keys: Sequence[Sequence[str]]) -
         return sql.SQL("{} IN ({})").format(names, sql.SQL(", ").join(sql.Literal(values[0]) for values in keys))
     rows = (sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, values))) for values in keys)
     return sql.SQL("({}) IN ({})").format(names, sql.SQL(", ").join(rows))
+
+
+def written_since(xmin: int) -> sql.Composed:
+    """The condition that a row's version is of this 64-bit transaction or a later one.
+
+    Versions carry 32 bits of it: half the circle lies ahead of any number. A frozen one keeps its number.
+    """
+    return sql.SQL("(xmin::text::int8 >= {} AND ((xmin::text::int8 - {}) & {}) < {})").format(
+        *map(sql.Literal, (_FIRST_NORMAL_XID, xmin % _XID_CIRCLE, _XID_CIRCLE - 1, XID_HALF_CIRCLE))
+    )
 
 
 def in_buckets(number: sql.Composable, only: Sequence[int]) -> sql.Composable:

@@ -38,9 +38,7 @@ class Judge:
         """Exact counts by class, and the rows that are known by name."""
         totals, rows = await (self._settled(results) if self.options.live else self._as_found(results))
         apart = await self._excused(rows)
-        counts = _counts(
-            totals, rows, apart, all_apart=self._may_all_have_changed and self.options.changed_rows is None
-        )
+        counts = _counts(totals, rows, apart, all_apart=self._any_may_have_changed)
         return counts, [self._difference(row, is_apart=row.key in apart) for row in rows]
 
     # --------------------------------------------------------- what persists
@@ -93,21 +91,30 @@ class Judge:
 
     # ------------------------------------------------- what a write explains
 
-    @property
-    def _may_all_have_changed(self) -> bool:
-        return self.options.snapshot_lost and self.namespace not in self.options.unchanged
-
     async def _excused(self, rows: Sequence[Settled]) -> frozenset[Key]:
         """The rows that are no proof of a fault."""
         moving = frozenset(row.key for row in rows if row.is_moving)
-        if not self._may_all_have_changed:
+        if not self.options.snapshot_lost:
             return moving
-        if self.options.changed_rows is None or not self.keyed:
+        if self._any_may_have_changed:
             return frozenset(row.key for row in rows)
-        there = [row.key for row in rows if row.kind is not Kind.EXTRA]
         # A row that the source does not have may have been deleted there: nothing of it is left to tell.
         gone = frozenset(row.key for row in rows if row.kind is Kind.EXTRA)
-        return moving | gone | await self.options.changed_rows(self.namespace, there)
+        there = [row.key for row in rows if row.kind is not Kind.EXTRA]
+        return moving | gone | await self._written_since(there)
+
+    @property
+    def _any_may_have_changed(self) -> bool:
+        return self.options.snapshot_lost and (
+            not self.options.lost_snapshot or not self.keyed or self.namespace in self.options.changed
+        )
+
+    async def _written_since(self, keys: Sequence[Key]) -> frozenset[Key]:
+        written: set[Key] = set()
+        for start in range(0, len(keys), self.reader.keys_at_once):
+            some = keys[start : start + self.reader.keys_at_once]
+            written |= await self.reader.changed_since(some, self.options.lost_snapshot)
+        return frozenset(written)
 
     def _difference(self, row: Settled, *, is_apart: bool) -> Difference:
         return Difference(

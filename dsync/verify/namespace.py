@@ -18,11 +18,11 @@ from dsync.verify.options import Key, VerifyOptions
 from dsync.verify.pairing import Pair
 from dsync.verify.progress import NamespaceProgress
 from dsync.verify.report import Method, NamespaceReport, first_of
-from dsync.verify.settle import Fetched
+from dsync.verify.settle import Fetched, RowReader
 from dsync.verify.tally import RangeResult, Room, Tally
 
 
-class Comparison(Protocol):
+class Comparison(RowReader, Protocol):
     """A way to compare a namespace."""
 
     async def plan(self) -> list[KeyRange]:
@@ -31,15 +31,6 @@ class Comparison(Protocol):
 
     async def compare(self, key_range: KeyRange, tally: Tally) -> RangeResult:
         """Compare one range; repeatable."""
-        ...
-
-    @property
-    def keys_at_once(self) -> int:
-        """How many keys to ask for in one call of `fetch`."""
-        ...
-
-    async def fetch(self, side: Side, keys: Sequence[Key]) -> Fetched:
-        """The rows of at least one of these keys, as far as the side has them."""
         ...
 
 
@@ -142,6 +133,14 @@ class NamespaceVerifier:
         """As the comparison does, repeated where that can help."""
         return await self.retries.call(
             "reading rows again", lambda: self.comparison.fetch(side, keys), namespace=self.pair.source
+        )
+
+    async def changed_since(self, keys: Sequence[Key], snapshot: bytes) -> frozenset[Key]:
+        """As the comparison does, repeated where that can help."""
+        return await self.retries.call(
+            "asking what was written since the copy",
+            lambda: self.comparison.changed_since(keys, snapshot),
+            namespace=self.pair.source,
         )
 
     def _judge(self, ranges: Sequence[KeyRange]) -> Judge:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 Key = tuple[str, ...]
 """A row's key, as its end writes the values; the row's hash where there is no key."""
-
-ChangedRows = Callable[[str, Sequence[Key]], Awaitable[frozenset[Key]]]
-"""Which of these rows of a source namespace have certainly or possibly been written since the copy's snapshot."""
 
 MIB = 1024 * 1024
 
@@ -29,10 +25,10 @@ class VerifyOptions:
     """Either end may be written to meanwhile: what differs is read again before it is reported."""
     snapshot_lost: bool = False
     """A copy is judged without the snapshot it was read from: what may have changed since is reported apart."""
-    unchanged: frozenset[str] = frozenset()
-    """With `snapshot_lost`: source namespaces that have provably not changed since the copy."""
-    changed_rows: ChangedRows | None = None
-    """With `snapshot_lost`: tells rows written since the copy from others; None: any row may have been."""
+    lost_snapshot: bytes = b""
+    """With `snapshot_lost`: its name, by which a source may tell rows written since from others; empty: any may be."""
+    changed: frozenset[str] = frozenset()
+    """With `snapshot_lost`: source namespaces in which any row may have been written since it was copied."""
     generations: int = 3
     """Live: how often rows that differ are read again before they count as different."""
     settle_delay_s: float = 1.0

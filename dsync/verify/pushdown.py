@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from dsync.coordinator.tasks import task_group
 from dsync.protocol.errors import CapacityError, UnsupportedError
 from dsync.protocol.interface import Connector
-from dsync.protocol.types import Bucket, ChecksumRequest, KeyRange, RowHash, RowsRequest
+from dsync.protocol.types import Bucket, ChecksumRequest, KeyRange, RowHash, RowsRequest, TextRow
 from dsync.verify.algorithm import Algorithm
 from dsync.verify.ends import VerifyEnd
 from dsync.verify.join import RowJoin, Side
@@ -175,11 +175,18 @@ class PushedDown:
                     return Fetched(keys=1, rows={some[0]: None})
                 some = some[: max(1, len(some) // 4)]
 
+    async def changed_since(self, keys: Sequence[Key], snapshot: bytes) -> frozenset[Key]:
+        """As the source says; a row that it does not have any more was deleted."""
+        asked = RowsRequest(namespace=self.pair.source, columns=(), key=self.pair.key, keys=tuple(keys))
+        there = map(_as_key, await self.source.connector.get_rows(asked))
+        written = map(_as_key, await self.source.connector.get_rows(replace(asked, changed_since=snapshot)))
+        return frozenset(keys).difference(there).union(written)
+
     async def _rows(self, side: Side, keys: tuple[Key, ...]) -> dict[Key, Row]:
         request = RowsRequest(namespace=self._namespace(side), columns=self.pair.columns, key=self.pair.key, keys=keys)
         width = len(self.pair.key)
         return {
-            tuple(value or "" for value in row[:width]): dict(zip(self.pair.columns, row[width:], strict=True))
+            _as_key(row[:width]): dict(zip(self.pair.columns, row[width:], strict=True))
             for row in await self._connector(side).get_rows(request)
         }
 
@@ -204,6 +211,10 @@ def _differing(source: Sequence[Bucket], target: Sequence[Bucket]) -> Differing:
             differing[bucket.bucket] = (bucket.count, other.count)
     differing.update({bucket.bucket: (0, bucket.count) for bucket in theirs.values() if bucket.count})
     return differing
+
+
+def _as_key(values: TextRow) -> Key:
+    return tuple(value or "" for value in values)
 
 
 def _rows(buckets: Sequence[Bucket]) -> int:

@@ -44,6 +44,10 @@ class RowReader(Protocol):
         """The rows of at least one of these keys, as far as the side has them; not more than weigh a few MiB."""
         ...
 
+    async def changed_since(self, keys: Sequence[Key], snapshot: bytes) -> frozenset[Key]:
+        """Which of these rows of the source were written or deleted since, or may have been."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:

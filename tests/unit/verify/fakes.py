@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,7 +116,7 @@ class ChecksumEnd(Connector):
         keys = sorted(_key(row, key) for row in self._rows(namespace))
         starts = keys[rows_per_range::rows_per_range]
         bounds = [(), *starts, ()]
-        return [KeyRange(lower=low, upper=high) for low, high in zip(bounds, bounds[1:], strict=False)]
+        return [KeyRange(lower=low, upper=high) for low, high in itertools.pairwise(bounds)]
 
     async def get_checksum(self, request: ChecksumRequest) -> list[Bucket]:
         self._called("get_checksum", request)
