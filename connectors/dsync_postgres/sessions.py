@@ -116,12 +116,12 @@ class Session:
             return False
         poll = select.poll()
         poll.register(pgconn.socket, select.POLLIN)
-        if poll.poll(0):
-            # Mostly the server's farewell; a changed parameter is read as well and does no harm.
-            try:
+        # Mostly the server's farewell, and after it the end; a changed parameter is read as well and does no harm.
+        try:
+            while pgconn.status == pq.ConnStatus.OK and poll.poll(0):
                 pgconn.consume_input()
-            except psycopg.Error:
-                return False
+        except psycopg.Error:
+            return False
         return pgconn.status == pq.ConnStatus.OK
 
     @property

@@ -1,0 +1,1 @@
+"""The source half of the PostgreSQL connector, against real servers."""

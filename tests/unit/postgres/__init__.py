@@ -1,0 +1,1 @@
+"""Parts of the PostgreSQL connector that need no server."""
