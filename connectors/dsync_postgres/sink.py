@@ -11,7 +11,6 @@ from functools import partial
 from typing import TypeVar
 
 from dsync.sdk import PluginContext, errors, types
-from dsync.sdk.paging import PageExchange
 from dsync_postgres import claims, ledger, manifests, triggers, writer
 from dsync_postgres.documents import RowDecoder
 from dsync_postgres.finish import finish
@@ -32,8 +31,6 @@ class SinkSide:
     def __init__(self, sessions: Sessions, context: PluginContext) -> None:
         self._sessions = sessions
         self._context = context
-        self._pages = PageExchange()
-        self._pages_of: types.SessionRequest | None = None
         self._stages = Stages()
         self._tables: dict[str, TargetTable] = {}
         self._decoders: dict[tuple[int, tuple[str, ...]], RowDecoder] = {}
@@ -97,7 +94,7 @@ class SinkSide:
 
     async def check(self, request: types.CheckRequest) -> tuple[types.Finding, ...]:
         """What would stop a flow into this database, and what a person should know."""
-        return await self._sessions.run("checking the sink", check_sink)
+        return await check_sink(self._sessions)
 
     async def prepare(self, request: types.PrepareRequest) -> types.Prepared:
         """Create what is missing and say how each namespace is to be loaded. Repeatable."""
@@ -141,7 +138,7 @@ class SinkSide:
         table = self._table(connection, request.namespace)
         context = request.context
         columns = request.columns or tuple(column.name for column in table.columns if not column.generated)
-        with self._page_exchange().body(request.page) as body:
+        with self._sessions.pages.body(request.page) as body:
             page_type, rows = request.page.type, request.page.rows
             if page_type is types.PageType.BSON:
                 body, rows = self._decode(table, columns, body)
@@ -170,14 +167,6 @@ class SinkSide:
             return decoder.decode(documents)
         except errors.RecordError as exc:
             raise errors.RecordError(f"writing {table.name}: {exc}") from exc
-
-    def _page_exchange(self) -> PageExchange:
-        """The exchange of the session as it was last agreed upon."""
-        if self._pages_of is not self._sessions.request:
-            pages = PageExchange()
-            pages.open(self._sessions.request)
-            self._pages, self._pages_of = pages, self._sessions.request
-        return self._pages
 
     def _table(self, connection: Connection, namespace: str) -> TargetTable:
         """What the table looks like, asked once and again after it changed."""

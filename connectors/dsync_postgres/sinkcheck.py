@@ -10,8 +10,10 @@ from psycopg.rows import class_row
 
 from dsync_postgres import ledger
 from dsync_postgres.ledger import Connection
+from dsync_postgres.pooler import Pooling, find_pooling
 from dsync_postgres.prepare import ledger_finding
 from dsync_postgres.schema.findings import Finding, info, stop, warn
+from dsync_postgres.sessions import Sessions
 from dsync_postgres.targets import may_be_replica
 
 _OLDEST = 14
@@ -32,8 +34,6 @@ class _Facts:
     may_create: bool
     may_create_temporary: bool
     extensions: list[str]
-    preloads: str
-    pid_of_session: int
 
 
 _FACTS: LiteralString = """
@@ -42,20 +42,23 @@ SELECT current_user::text AS user, d.datname::text AS database,
        pg_is_in_recovery() AS is_standby, current_setting('default_transaction_read_only')::bool AS is_read_only,
        pg_encoding_to_char(d.encoding)::text AS encoding, has_database_privilege(d.oid, 'CREATE') AS may_create,
        has_database_privilege(d.oid, 'TEMPORARY') AS may_create_temporary,
-       ARRAY(SELECT extname::text FROM pg_extension ORDER BY 1) AS extensions,
-       coalesce(current_setting('shared_preload_libraries', true), '') AS preloads, pg_backend_pid() AS pid_of_session
+       ARRAY(SELECT extname::text FROM pg_extension ORDER BY 1) AS extensions
 FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user
 """
 
 
-def check_sink(connection: Connection) -> tuple[Finding, ...]:
+async def check_sink(sessions: Sessions) -> tuple[Finding, ...]:
     """Everything that can be said without knowing the tables; changes nothing."""
+    found = await sessions.run("checking the sink", _look)
+    return (*found, *_pooler(await find_pooling(sessions)))
+
+
+def _look(connection: Connection) -> tuple[Finding, ...]:
     with connection.cursor(row_factory=class_row(_Facts)) as cursor:
         facts = cursor.execute(_FACTS).fetchone()
     assert facts is not None, "a session is of a role and in a database"
     return (
         *_server(facts),
-        *_session(connection, facts),
         *_privileges(connection, facts),
         *_encoding(facts),
         *_extensions(facts),
@@ -88,17 +91,20 @@ def _server(facts: _Facts) -> Iterator[Finding]:
     )
 
 
-def _session(connection: Connection, facts: _Facts) -> Iterator[Finding]:
-    """A pooler that gives each transaction another server session loses settings and temporary tables."""
-    row = connection.execute("SELECT current_setting('application_name'), pg_backend_pid()").fetchone()
-    assert row is not None, "a SELECT without FROM gives one row"
-    is_pinned = row[0].startswith("dsync")
-    if row[1] != facts.pid_of_session or facts.pid_of_session != connection.info.backend_pid or not is_pinned:
+def _pooler(pooling: Pooling) -> Iterator[Finding]:
+    if pooling is Pooling.TRANSACTION:
         yield stop(
             "transaction-pooler",
-            facts.database,
-            "statements of one connection reach different server sessions: a pooler in transaction mode stands between",
-            "connect to the server itself, or to a pool in session mode",
+            "connection",
+            "a pooler hands transactions of one connection to different backends, so settings are lost",
+            "use the server's own address and port, or a pool in session mode",
+        )
+    elif pooling is Pooling.UNKNOWN:
+        yield warn(
+            "pooler",
+            "connection",
+            "a pooler stands before the server; in transaction mode settings and temporary tables would be lost",
+            "use the server's own address and port, unless the pool is in session mode",
         )
 
 

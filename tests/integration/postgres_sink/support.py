@@ -7,24 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import psycopg
 from dsync_postgres.conninfo import Target
-from dsync_postgres.definition import Definition, encode_positions
-from dsync_postgres.describe import describe_tables
+from dsync_postgres.definition import encode_positions
+from dsync_postgres.description import Describer
 from dsync_postgres.options import PostgresOptions
-from dsync_postgres.schema import (
-    BuildStep,
-    DumpRequest,
-    SourceFacts,
-    TableName,
-    choose_pg_dump,
-    dump_schema,
-    read_extensions,
-    read_positions,
-    read_server,
-    read_tables,
-    read_types,
-)
+from dsync_postgres.schema import BuildStep, TableName, read_positions
 from dsync_postgres.sessions import Sessions
 from dsync_postgres.sink import SinkSide
 from psycopg import sql
@@ -132,18 +119,12 @@ def page_of(database: Database, query: str, page_type: types.PageType = BINARY, 
 
 async def describe(source: Database, *, sink_major: int | None = None) -> types.SchemaDescription:
     """What a PostgreSQL source says of a whole database to a PostgreSQL sink."""
-    major, peer = source.server.major, sink_major or source.server.major
-    tool = (await choose_pg_dump(major, peer)).require()
-    archive = await dump_schema(DumpRequest(tool=tool, conninfo=source.uri, unlike_versions=major != peer))
-    with psycopg.connect(source.uri, autocommit=True) as connection:
-        connection.execute("SET search_path = pg_catalog")
-        tables, kinds = read_tables(connection), read_types(connection)
-        facts = SourceFacts.of(read_server(connection), read_extensions(connection), tables)
-    return types.SchemaDescription(
-        namespaces=describe_tables(tables, kinds, major=major, peer_major=peer),
-        dialect="postgres",
-        definition=Definition(archive=archive, facts=facts.to_plain()).encode(),
-    )
+    sessions = Sessions(Target.of(source.uri), PostgresOptions())
+    request = types.DescribeRequest(definition_for="postgres", peer_version=str(sink_major or source.server.major))
+    try:
+        return await Describer(sessions).describe(request, "")
+    finally:
+        await sessions.close()
 
 
 def prepare_request(
