@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -80,6 +81,7 @@ def make_roles(connection: Connection) -> None:
 def pinned(uri: str) -> Connection:
     """Return a connection in autocommit mode with the settings that matter to catalogue queries."""
     connection: Connection = psycopg.connect(uri, autocommit=True)
+    connection.execute("SET client_encoding = UTF8")
     connection.execute("SET search_path = pg_catalog")
     connection.execute("SET lc_monetary = 'C'")
     return connection
@@ -149,13 +151,24 @@ def shuffled(seed: int) -> Callable[[Sequence[BuildStep]], Sequence[BuildStep]]:
     """Return an order that keeps to `depends_on` and to nothing else."""
 
     def order(steps: Sequence[BuildStep]) -> Sequence[BuildStep]:
-        random, waiting, done = Random(seed), list(steps), list[BuildStep]()
-        while waiting:
-            ready = [step for step in waiting if set(step.depends_on) <= {other.id for other in done}]
-            chosen = random.choice(ready)
-            waiting.remove(chosen)
-            done.append(chosen)
-        return done
+        random = Random(seed)
+        waiting = {step.id: set(step.depends_on) for step in steps}
+        followers: defaultdict[str, list[str]] = defaultdict(list)
+        for step in steps:
+            for other in step.depends_on:
+                followers[other].append(step.id)
+        ready = [step_id for step_id, needs in waiting.items() if not needs]
+        done: list[str] = []
+        while ready:
+            step_id = ready.pop(random.randrange(len(ready)))
+            done.append(step_id)
+            for follower in followers[step_id]:
+                waiting[follower].discard(step_id)
+                if not waiting[follower]:
+                    ready.append(follower)
+        by_id = {step.id: step for step in steps}
+        assert len(done) == len(by_id) == len(steps)
+        return [by_id[step_id] for step_id in done]
 
     return order
 
