@@ -90,8 +90,10 @@ class UnitCopier:
 
     async def _write(self, progress: UnitProgress, page: Page) -> None:
         failpoint("coordinator.before_write")
+        rows_before = progress.rows
         await self.writer.write(progress, page)
-        self.emit(PageCopied(namespace=self.namespace.namespace, rows=page.rows, size_bytes=page.size_bytes))
+        landed_rows = progress.rows - rows_before
+        self.emit(PageCopied(namespace=self.namespace.namespace, rows=landed_rows, size_bytes=page.size_bytes))
 
     def _refuse_cycle(self, guard: CycleGuard, cursor: bytes) -> None:
         if not guard.step(cursor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -152,6 +153,10 @@ class Journal:
 
     async def count_dead_letters(self) -> Mapping[str, int]:
         return await self._call(lambda: self._store.count_dead_letters(self.flow, self.run))
+
+    async def dead_letters_by_unit(self) -> Mapping[str, int]:
+        letters = await self._call(lambda: self._store.list_dead_letters(self.flow, self.run))
+        return Counter(letter.unit for letter in letters)
 
     async def set_phase(self, phase: Phase) -> None:
         await self._call(lambda: self._store.set_phase(self.flow, self.run, phase))

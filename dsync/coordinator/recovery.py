@@ -70,7 +70,8 @@ class Recovery:
         return True
 
     async def _resume(self, plan: CopyPlan, progress: Mapping[str, UnitProgress]) -> ResumedPlan:
-        copied = [_copied(unit, progress[unit.unit]) for unit in plan.partitions]
+        refused = await self.journal.dead_letters_by_unit()
+        copied = [_copied(unit, progress[unit.unit], refused.get(unit.unit, 0)) for unit in plan.partitions]
         return await self.retries.call(
             "renew the snapshot",
             lambda: self.source.connector.resume_plan(plan.snapshot, copied),
@@ -139,7 +140,7 @@ class Recovery:
         before = await self.journal.load_run(run)
         if before is None or not before.plan.snapshot:
             return plan, []
-        copied = [_copied(unit, before.progress[unit.unit]) for unit in before.plan.partitions]
+        copied = [_copied(unit, before.progress[unit.unit], 0) for unit in before.plan.partitions]
         resumed = await self.retries.call(
             "compare with the run before",
             lambda: self.source.connector.resume_plan(before.plan.snapshot, copied),
@@ -179,10 +180,14 @@ def _partition(unit: UnitRow) -> Partition:
     return unit.partition
 
 
-def _copied(unit: UnitRow, progress: UnitProgress) -> CopiedPartition:
+def _copied(unit: UnitRow, progress: UnitProgress, refused_rows: int) -> CopiedPartition:
+    """What the source is to recount: rows that were refused are still there.
+
+    Rows of a page that was being halved lie behind the cursor, so their number never fits: that namespace is read again.
+    """
     return CopiedPartition(
         partition=_partition(unit),
         cursor=progress.cursor.source,
-        rows=progress.rows,
+        rows=progress.rows + refused_rows,
         done=progress.done,
     )
