@@ -177,7 +177,8 @@ class Planner:
             rows.append(
                 NamespaceRow(
                     namespace=item.namespace,
-                    target=mapping[item.namespace],
+                    # A sink may load a partition through its root, whose rows it places itself.
+                    target=load.target or mapping[item.namespace],
                     position=position,
                     page_type=load.page_type,
                     columns=load.columns,

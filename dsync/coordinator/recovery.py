@@ -60,6 +60,7 @@ class Recovery:
                 reasons[row.namespace] = verdict.reason
             else:
                 gone[row.namespace] = verdict.reason
+        self._join_those_that_share_a_table(plan, resumed, again, changed, reasons)
         await self._record(resumed, again=again, changed=changed, reasons=reasons, gone=gone)
         self.emit(
             SnapshotRenewed(
@@ -68,6 +69,25 @@ class Recovery:
             )
         )
         return True
+
+    def _join_those_that_share_a_table(
+        self,
+        plan: CopyPlan,
+        resumed: ResumedPlan,
+        again: dict[str, tuple[Partition, ...]],
+        changed: dict[str, str],
+        reasons: dict[str, str],
+    ) -> None:
+        """Emptying a table for one namespace takes the rows of all that were loaded into it: they are read again too."""
+        emptied = {row.target: row.namespace for row in plan.namespaces if row.namespace in again}
+        anew = {verdict.namespace: verdict.partitions for verdict in resumed.verdicts}
+        for row in plan.namespaces:
+            name, cause = row.namespace, emptied.get(row.target)
+            if cause is None or name in again:
+                continue
+            planned = tuple(_partition(unit) for unit in plan.partitions if unit.namespace == name)
+            again[name] = anew.get(name, ()) or planned
+            reasons[name] = changed.pop(name, f"it shares {row.target} with {cause}, which is read again")
 
     async def _resume(self, plan: CopyPlan, progress: Mapping[str, UnitProgress]) -> ResumedPlan:
         refused = await self.journal.dead_letters_by_unit()
@@ -150,13 +170,15 @@ class Recovery:
         if resumed.snapshot == before.plan.snapshot:
             reasons = {}
         old = {row.namespace: row for row in before.plan.namespaces}
+        # Emptying a table takes the rows of all namespaces that were loaded into it.
+        emptied = {row.target for row in before.plan.namespaces if row.namespace in reasons}
         rows: list[NamespaceRow] = []
         units: list[UnitRow] = [unit for unit in plan.units if unit.kind is UnitKind.FINISH]
         carried: list[UnitProgress] = []
         for row in plan.namespaces:
             earlier = old.get(row.namespace)
             made = [unit for unit in plan.partitions if unit.namespace == row.namespace]
-            if earlier is not None and row.namespace not in reasons and _is_same_load(earlier, row):
+            if earlier is not None and row.target not in emptied and _is_same_load(earlier, row):
                 pieces = [unit for unit in before.plan.partitions if unit.namespace == row.namespace]
                 made = list(partition_units(row.namespace, row.position, [_partition(unit) for unit in pieces]))
                 carried += [
