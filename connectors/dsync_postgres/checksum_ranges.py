@@ -17,7 +17,9 @@ from dsync_postgres.sessions import Connection
 _ORDERED_TYPES = ["int2", "int4", "int8", "numeric", "date", "time", "timestamp", "timestamptz", "uuid", "oid"]
 _MOST_ROWS_PER_BLOCK = 291
 """An 8 kB block has no room for more line pointers with tuples (MaxHeapTuplesPerPage)."""
-_SAMPLE_BLOCKS = 4000
+_SAMPLE_SHARE = 50
+_FEWEST_BLOCKS, _MOST_BLOCKS = 400, 4000
+"""One block of so many is sampled, within these limits: enough for sixteen points in each range."""
 _MOST_RANGES = 1000
 _POINTS_PER_RANGE = 16
 _MOST_PASSES = 3.0
@@ -47,7 +49,7 @@ def plan_ranges(
     blocks = _block_count(connection, relation)
     if blocks * _MOST_ROWS_PER_BLOCK <= rows_per_range:
         return _ONE_OPEN_RANGE
-    percent = min(100.0, 100.0 * _SAMPLE_BLOCKS / blocks)
+    percent = min(100.0, 100.0 * min(_MOST_BLOCKS, max(_FEWEST_BLOCKS, blocks // _SAMPLE_SHARE)) / blocks)
     sampled = _sampled_rows(connection, relation, percent)
     count = min(_MOST_RANGES, int(sampled * 100 / percent) // rows_per_range)
     if count < 2:

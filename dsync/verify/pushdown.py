@@ -82,7 +82,11 @@ class PushedDown:
         """A range is small enough to be scanned again; a whole table is divided in its first scan."""
         if key_range != KeyRange() or self.pair.estimated_rows <= self.options.pulled_rows:
             return 1
-        return min(_MOST_BUCKETS, _power_of_two(self.pair.estimated_rows // _ROWS_PER_BUCKET))
+        return min(_MOST_BUCKETS, _power_of_two(self.pair.estimated_rows // self._rows_per_bucket))
+
+    @property
+    def _rows_per_bucket(self) -> int:
+        return min(_ROWS_PER_BUCKET, self.options.pulled_rows)
 
     async def _sums(self, request: ChecksumRequest) -> tuple[list[Bucket], list[Bucket]]:
         async with task_group() as group:
@@ -116,7 +120,7 @@ class PushedDown:
         """The same rows in more buckets; None where there are few enough, or no more buckets to be had."""
         if rows <= self.options.pulled_rows:
             return None
-        factor = _power_of_two(rows // _ROWS_PER_BUCKET // len(differing))
+        factor = _power_of_two(rows // self._rows_per_bucket // len(differing))
         while factor > 1 and (len(differing) * factor > _MOST_BUCKETS or request.buckets * factor > _MOST_DIVISIONS):
             factor //= 2
         if factor < 2:
