@@ -1,7 +1,9 @@
 """Named points at which a test can make a process die, fail or wait: `DSYNC_FAIL=name:action@n`, comma-separated.
 
 Actions: `exit` (as kill -9 would: no clean-up), `stop` (SIGSTOP to itself), `raise`, `delay=SECONDS`. `@n` means the
-n-th time the point is reached (1 where it is not given). Without the variable a point costs one comparison.
+n-th time that a process reaches the point (1 where it is not given), `@*` every time. A process that is started again
+counts anew: with `DSYNC_FAIL_ONCE=DIRECTORY` a point acts once over all processes that share the directory, which has
+a file of its name afterwards. Without `DSYNC_FAIL` a point costs one comparison.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ class FailpointError(RuntimeError):
 class _Point:
     action: str
     at: int
+    """0: every time."""
     seen: int = field(default=0)
 
     def reach(self, name: str) -> None:
         self.seen += 1
-        if self.seen != self.at:
+        if (self.at and self.seen != self.at) or not _may_act(name):
             return
         if self.action == "exit":
             os._exit(137)
@@ -37,18 +40,27 @@ class _Point:
             time.sleep(float(self.action.removeprefix("delay=")))
 
 
+def _may_act(name: str) -> bool:
+    directory = os.environ.get("DSYNC_FAIL_ONCE")
+    if not directory:
+        return True
+    try:
+        os.close(os.open(os.path.join(directory, name), os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return False
+    return True
+
+
 def _parse(text: str) -> dict[str, _Point]:
     points = {}
     for item in filter(None, text.split(",")):
         name, _, rest = item.partition(":")
         action, _, at = rest.partition("@")
-        points[name] = _Point(action=action or "exit", at=int(at or 1))
+        points[name] = _Point(action=action or "exit", at=0 if at == "*" else int(at or 1))
     return points
 
 
 _points = _parse(os.environ.get("DSYNC_FAIL", ""))
-NAMES: set[str] = set()
-"""Every point this process has passed, for tests that loop over all of them."""
 
 
 def _inactive(name: str) -> None:
@@ -56,7 +68,6 @@ def _inactive(name: str) -> None:
 
 
 def _active(name: str) -> None:
-    NAMES.add(name)
     point = _points.get(name)
     if point is not None:
         point.reach(name)

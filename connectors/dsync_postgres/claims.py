@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from dsync.sdk import errors, types
+from dsync.sdk import errors, failpoint, types
 from dsync_postgres.ledger import SCHEMA, Connection
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.targets import TargetTable, read_targets
@@ -86,6 +86,8 @@ def clear(
             _require_ours(connection, context.flow, table, present)
             _empty(connection, table)
         _reset(connection, context, name, units)
+        failpoint("sink.before_clear_commit")
+    failpoint("sink.after_clear_commit")
 
 
 def _claimed(connection: Connection, flow: str, name: TableName) -> TargetTable:

@@ -9,7 +9,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from dsync.sdk import errors, types
+from dsync.sdk import errors, failpoint, types
 from dsync_postgres import triggers
 from dsync_postgres.definition import decode_positions
 from dsync_postgres.ledger import SCHEMA, Connection
@@ -47,6 +47,8 @@ def finish(
             connection.execute("SELECT set_config('maintenance_work_mem', %s, true)", [maintenance_work_mem])
         _do(connection, context.flow, step, source_data)
         _move(connection, ledger, context)
+        failpoint("sink.before_step_commit")
+    failpoint("sink.after_step_commit")
 
 
 def _do(connection: Connection, flow: str, step: types.FinishStep, source_data: bytes) -> None:

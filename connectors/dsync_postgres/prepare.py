@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dsync.sdk import errors, types
+from dsync.sdk import errors, failpoint, types
 from dsync_postgres import fit as fitting
 from dsync_postgres import ledger, triggers
 from dsync_postgres.claims import Claim, read_claims, save_claims
@@ -56,6 +56,8 @@ def prepare(connection: Connection, request: types.PrepareRequest, options: Post
         outline.require()
         prepared = outline.carry_out()
         save_prepared(connection, request.flow, request.run, prepared)
+        failpoint("sink.before_prepare_commit")
+    failpoint("sink.after_prepare_commit")
     return prepared
 
 

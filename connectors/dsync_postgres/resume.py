@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dsync.sdk import errors, types
+from dsync.sdk import errors, failpoint, types
 from dsync_postgres.cursors import PageCursor, PartitionCursor, Tid
 from dsync_postgres.errors import translating
 from dsync_postgres.identity import Identity
@@ -42,6 +42,7 @@ class Judge:
         by_namespace: dict[str, list[types.CopiedPartition]] = {}
         for copied in partitions:
             by_namespace.setdefault(copied.partition.namespace, []).append(copied)
+        failpoint("source.before_verdicts")
         limit = asyncio.Semaphore(max(1, self.sessions.request.parallel))
 
         async def one(namespace: str, pieces: list[types.CopiedPartition]) -> types.NamespaceVerdict:

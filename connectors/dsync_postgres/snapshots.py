@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgpack
 
-from dsync.sdk import errors
+from dsync.sdk import errors, failpoint
 from dsync_postgres.identity import Identity
 from dsync_postgres.sessions import Connection, Session, Sessions
 
@@ -85,6 +85,7 @@ class Holder:
         session = await sessions.open("holder")
         try:
             name, text, position = await session.run("exporting a snapshot", _export)
+            failpoint("source.after_snapshot")
         except BaseException:
             await asyncio.shield(session.close())
             raise

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import pq, sql
 
-from dsync.sdk import errors, types
+from dsync.sdk import errors, failpoint, types
 from dsync_postgres import wire
 from dsync_postgres.errors import describe, translate
 from dsync_postgres.ledger import Guard, standing
@@ -121,7 +121,9 @@ def _insert(connection: Connection, load: Load) -> int:
         connection, [*_beginning(load), load.copy_into(load.table.identifier)], load.body, check=_ledger_check(load)
     )
     _require_count(connection, load, rows)
+    failpoint("sink.before_commit")
     wire.execute(connection, _ending(load))
+    failpoint("sink.after_commit")
     return rows
 
 
@@ -144,7 +146,9 @@ def _merge(connection: Connection, load: Load, stages: Stages, plan: StagePlan) 
         check=_ledger_check(load),
     )
     _require_count(connection, load, rows)
+    failpoint("sink.before_merge")
     wire.execute(connection, [merge(plan, load.table), *_ending(load)])
+    failpoint("sink.after_merge")
     stages.committed(connection, plan)
     return rows
 

@@ -92,6 +92,7 @@ class UnitCopier:
         failpoint("coordinator.before_write")
         rows_before = progress.rows
         await self.writer.write(progress, page)
+        failpoint("coordinator.after_page")
         landed_rows = progress.rows - rows_before
         self.emit(PageCopied(namespace=self.namespace.namespace, rows=landed_rows, size_bytes=page.size_bytes))
 

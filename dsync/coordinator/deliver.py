@@ -10,6 +10,7 @@ from dsync.coordinator.cursor import UnitCursor
 from dsync.coordinator.ends import End
 from dsync.coordinator.events import DeadLetterAdded, EventHandler
 from dsync.coordinator.retries import Retries
+from dsync.failpoints import failpoint
 from dsync.protocol.errors import NamespaceChangedError, PluginBugError, RecordError
 from dsync.protocol.page_store import PageStore
 from dsync.protocol.pages import body_of, empty_page, split_page
@@ -153,6 +154,7 @@ class PageWriter:
             namespace=self.namespace.namespace,
             before_repeat=self.sink.reopen_session,
         )
+        failpoint("coordinator.after_write")
         if written != page.rows:
             raise PluginBugError(
                 f"{self.namespace.namespace}: the sink says it wrote {written} rows of a page of {page.rows}; "

@@ -122,6 +122,7 @@ class Recovery:
         `units` are those that replace them: the fence of one guards the clearing. A sink that cannot tell those rows
         from others' keeps them: its pages are written by key.
         """
+        failpoint("coordinator.before_clear")
         retired = await self.journal.retired_units(row.namespace)
         if self.sink.serves("LedgerService"):
             refs = [UnitRef(unit=unit, namespace=row.target) for unit in retired or units]

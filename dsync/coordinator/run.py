@@ -112,6 +112,7 @@ class CopyRun:
                 flow=self.journal.flow,
                 run=self.journal.run,
             )
+            failpoint("coordinator.before_plan")
             plan = await planner.make(dry_run=False, again=bool(self.again_from))
             failpoint("coordinator.after_prepare")
             carried: list[UnitProgress] = []
@@ -123,6 +124,7 @@ class CopyRun:
             for finding in plan.findings:
                 self.emit(FindingReported(finding=finding))
         await self._save_manifest(plan)
+        failpoint("coordinator.after_manifest")
         self._states = {row.namespace: row.state for row in plan.namespaces}
         return plan
 
@@ -283,6 +285,7 @@ class CopyRun:
                 await self._namespace_copied(plan, unit.namespace)
 
     async def _namespace_copied(self, plan: CopyPlan, namespace: str) -> None:
+        failpoint("coordinator.before_copied")
         await self.journal.set_namespace_state(namespace, NamespaceState.COPIED)
         self._states[namespace] = NamespaceState.COPIED
         done = [self._progress[unit.unit] for unit in plan.partitions if unit.namespace == namespace]
@@ -346,6 +349,7 @@ class CopyRun:
     # ---------------------------------------------------------------- finish
 
     async def _finish(self, plan: CopyPlan) -> tuple[StepFailure, ...]:
+        failpoint("coordinator.before_finish")
         await self._phase(Phase.FINISHING)
         finisher = Finisher(
             source=self.source,
@@ -391,7 +395,9 @@ class CopyRun:
         whole = not result.stopped and not failures
         result = replace(result, consistent=whole if plan.snapshot else None)
         await self.journal.flush_events()
+        failpoint("coordinator.before_end")
         await self.journal.finish(Phase.DONE if whole else Phase.INCONSISTENT, result)
+        failpoint("coordinator.after_end")
         self.emit(
             RunFinished(
                 rows=result.rows, size_bytes=result.size_bytes, elapsed_s=elapsed_s, consistent=result.consistent
