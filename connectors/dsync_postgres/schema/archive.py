@@ -226,7 +226,7 @@ def _read_entry(reader: _Reader, layout: _Layout) -> TocEntry:
     section = _read_section(reader, what)
     defn, drop, copy = reader.text(what), reader.text(what), reader.text(what)
     namespace, tablespace, tableam = reader.string(what), reader.string(what), reader.string(what)
-    relkind = reader.integer(what) if layout.version >= (1, 16) else 0
+    relkind = _read_letter(reader, what) if layout.version >= (1, 16) else None
     owner = reader.string(what)
     _with_oids = reader.string(what)
     dependencies = _read_dependencies(reader, what)
@@ -244,7 +244,7 @@ def _read_entry(reader: _Reader, layout: _Layout) -> TocEntry:
         namespace=namespace or None,
         tablespace=tablespace,
         tableam=tableam or None,
-        relkind=chr(relkind) if relkind else None,
+        relkind=relkind,
         owner=owner or None,
         dependencies=dependencies,
         has_data=has_data,
@@ -268,6 +268,15 @@ def _read_section(reader: _Reader, what: str) -> Section:
         return Section(number)
     except ValueError as exc:
         raise ArchiveError(f"reading the schema archive: {what} is in section {number}, which is not known") from exc
+
+
+def _read_letter(reader: _Reader, what: str) -> str | None:
+    number = reader.integer(what)
+    if number == 0:
+        return None
+    if not 0 < number < 128 or not chr(number).isalpha():
+        raise ArchiveError(f"reading the schema archive: {what} has relation kind {number}, which is no letter")
+    return chr(number)
 
 
 def _read_dependencies(reader: _Reader, what: str) -> tuple[int, ...]:

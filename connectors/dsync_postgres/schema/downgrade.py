@@ -85,7 +85,8 @@ def without_maintain(statement: str, sink_major: int) -> str | None:
         return statement
     pieces = tuple(tokens(statement))
     end = next((i for i, token in enumerate(pieces) if token.is_word("ON")), len(pieces))
-    at = next((i for i, token in enumerate(pieces[:end]) if token.is_word("MAINTAIN")), None)
+    # In parentheses stand columns, and one may be called so.
+    at = next((i for i, token in enumerate(pieces[:end]) if token.depth == 0 and token.is_word("MAINTAIN")), None)
     if at is None:
         return statement
     if pieces[at - 1].text == ",":

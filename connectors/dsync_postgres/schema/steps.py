@@ -133,12 +133,13 @@ class LockOrder:
     def add(self, step_id: str, *, exclusive: Iterable[TableName], shared: Iterable[TableName] = ()) -> dict[str, None]:
         """Note the next step; returns the ids it has to follow, in order."""
         before: dict[str, None] = {}
-        for table in sorted(exclusive):
+        alone = set(exclusive)
+        for table in sorted(alone):
             last = self._exclusive.get(table)
             waiting = self._shared.pop(table, [])
             before |= dict.fromkeys(waiting or ([last] if last is not None else []))
             self._exclusive[table] = step_id
-        for table in sorted(shared):
+        for table in sorted(set(shared) - alone):
             if (last := self._exclusive.get(table)) is not None:
                 before[last] = None
             self._shared[table].append(step_id)
