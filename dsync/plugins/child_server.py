@@ -71,10 +71,24 @@ def main() -> int:
         # What is there by now stays; the collector, off while it was imported, needs to see only what comes.
         gc.freeze()
         gc.enable()
-        return asyncio.run(_serve(hosted, job, orders, answers))
+        asyncio.run(_serve(hosted, job, orders, answers))
+    _end_group()
+    return 0
 
 
-async def _serve(hosted: Hosted, job: dict[str, Any], orders: IO[bytes], answers: IO[bytes]) -> int:
+def _end_group() -> None:
+    """End what the connector has started and not ended; nobody else does where our owner is gone. Ends us too."""
+    sys.stderr.flush()
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+
+
+def _end_at_once() -> None:
+    _end_group()
+    os._exit(1)
+
+
+async def _serve(hosted: Hosted, job: dict[str, Any], orders: IO[bytes], answers: IO[bytes]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_loop_error)
@@ -95,7 +109,6 @@ async def _serve(hosted: Hosted, job: dict[str, Any], orders: IO[bytes], answers
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await hosted.connector.close()
-    return 0
 
 
 @contextmanager
@@ -116,7 +129,7 @@ def _await_owner(orders: IO[bytes], loop: asyncio.AbstractEventLoop, stop: async
     """Wait for the end of the owner's pipe, then stop; end the process by force where stopping takes too long."""
     while orders.read(4096):
         pass
-    threading.Timer(_LAST_RESORT_S, os._exit, args=(1,)).start()
+    threading.Timer(_LAST_RESORT_S, _end_at_once).start()
     # The loop may have ended already, by a signal.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(stop.set)

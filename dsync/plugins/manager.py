@@ -123,6 +123,7 @@ async def open_endpoint(
             launch, directory=directory, redactor=redactor, patience=settings.patience, on_event=on_event
         )
         target = await supervisor.start()
+        stack.push_async_callback(supervisor.close)
         remote = RemoteConnector(target, deadlines=settings.deadlines)
         async with background(supervisor.run(remote.move), linger_s=_LAST_WORDS_S):
             try:

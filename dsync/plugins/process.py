@@ -48,15 +48,51 @@ class Launch:
     """How long it may take to stop before it is killed."""
 
 
+class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
+    """Tells of the process's end when it comes.
+
+    `Process.wait` tells of it when its pipes are closed too, and what it had started may keep them open for ever.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit=_LONGEST_ANSWER_BYTES, loop=loop)
+        self.exited = asyncio.Event()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        self.exited.set()
+
+
+async def _spawn(name: str) -> tuple[asyncio.SubprocessTransport, _Protocol]:
+    loop = asyncio.get_running_loop()
+    # Not the current folder (-P): a stranger's module there must not shadow ours.
+    command = [sys.executable, "-P", "-m", "dsync.plugins.child"]
+    try:
+        # Its own group gets no Ctrl-C and can be killed with everything it started. Not its own session: a stopped
+        # process whose owner dies is then continued by the kernel, and so can end.
+        return await loop.subprocess_exec(lambda: _Protocol(loop), *command, process_group=0)
+    except OSError as exc:
+        raise ServerUnavailableError(f"{name}: its process cannot be started ({exc.strerror})") from exc
+
+
 class PluginProcess:
     """A running child. It never outlives us: the end of its input, which is our death, is its order to stop."""
 
-    def __init__(self, launch: Launch, process: asyncio.subprocess.Process, socket: Path, redactor: Redactor) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        transport: asyncio.SubprocessTransport,
+        protocol: _Protocol,
+        socket: Path,
+        redactor: Redactor,
+    ) -> None:
         self.launch = launch
-        self.pid = process.pid
+        self.pid = transport.get_pid()
         self.socket = socket
         self.started_at = time.monotonic()
-        self._process = process
+        self._transport = transport
+        self._exited = protocol.exited
+        self._process = asyncio.subprocess.Process(transport, protocol, asyncio.get_running_loop())
         self._redactor = redactor
         self._is_over = False
 
@@ -66,29 +102,18 @@ class PluginProcess:
 
         Raises:
             DeadlineError: it did not answer in time.
-            ServerUnavailableError: it ended before it answered.
+            ServerUnavailableError: it could not be started, or ended before it answered.
             DsyncError: it says why it cannot serve: an option is wrong, a module is missing.
         """
         socket = directory / f"{generation}.sock"
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            # Not the current folder: a stranger's module there must not shadow ours.
-            "-P",
-            "-m",
-            "dsync.plugins.child",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            # Its own group gets no Ctrl-C and can be killed with everything it started. Not its own session: a
-            # stopped process whose owner dies is then continued by the kernel, and so can end.
-            process_group=0,
-        )
-        child = cls(launch, process, socket, redactor)
+        transport, protocol = await _spawn(launch.name)
+        child = cls(launch, transport, protocol, socket, redactor)
         try:
             await child._hand_over(directory)
             await child._await_answer()
         except BaseException:
             await asyncio.shield(child.kill())
+            child.let_go()
             raise
         return child
 
@@ -101,9 +126,14 @@ class PluginProcess:
         assert self._process.stderr is not None
         await forward_logs(self._process.stderr, plugin=self.launch.name, redactor=self._redactor)
 
+    def let_go(self) -> None:
+        """Close our ends of its pipes, once its last words have been read."""
+        self._transport.close()
+
     async def wait(self) -> str:
         """Wait for its end and say how it came about."""
-        code = await self._process.wait()
+        await self._exited.wait()
+        code = self._transport.get_returncode() or 0
         return f"ended with {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
 
     async def is_alive(self, *, timeout_s: float) -> bool:
@@ -124,14 +154,13 @@ class PluginProcess:
         self._signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.launch.grace_s):
-                await self._process.wait()
+                await self._exited.wait()
         await self.kill()
 
     async def kill(self) -> None:
         """End it and everything in its group at once; once it has ended, end what it left behind. Repeatable."""
         self._signal(signal.SIGKILL)
-        self._close_input()
-        await self._process.wait()
+        await self._exited.wait()
         self._is_over = True
         self.socket.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -63,7 +64,7 @@ class Supervisor:
         self._patience = patience
         self._on_event = on_event
         self._generation = 0
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self.restarts = 0
         self.process: PluginProcess | None = None
 
@@ -79,18 +80,24 @@ class Supervisor:
             process = self.process
             assert process is not None
             reason = await self._until_dead(process)
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             if time.monotonic() - process.started_at > self._patience.steady_after_s:
                 pause_s = self._patience.first_pause_s
             self._tell("died", process.pid, reason)
             pause_s = await self._replace(pause_s, move)
+            if self._stopping.is_set():
+                return
 
     async def stop(self) -> None:
         """Stop the process that runs now; `run` ends with it, after passing on its last words."""
-        self._stopping = True
+        self._stopping.set()
         if self.process is not None:
             await self.process.stop()
+
+    async def close(self) -> None:
+        """Make sure of the end, after `run` has ended or was cancelled: it may have been starting a successor."""
+        await self._end_process()
 
     async def _start(self) -> PluginProcess:
         self._generation += 1
@@ -105,6 +112,7 @@ class Supervisor:
                 reason = await process.wait()
             # What it had started may have outlived it, and holds the other end of its log.
             await process.kill()
+        process.let_go()
         return reason
 
     async def _kill_when_hung(self, process: PluginProcess) -> None:
@@ -117,25 +125,32 @@ class Supervisor:
 
     async def _replace(self, pause_s: float, move: Callable[[Target], Awaitable[None]]) -> float:
         """Start a successor, however often that takes; returns the pause before the next one."""
-        while True:
-            await asyncio.sleep(pause_s)
+        while not await self._is_stopped_within(pause_s):
             pause_s = min(pause_s * 2, self._patience.longest_pause_s)
             try:
-                process = await self._start()
+                self.process = await self._start()
+                # The session is opened with the successor before any call can reach it.
+                await move(self.process.target)
             except DsyncError as exc:
                 self._tell("restart_failed", 0, str(exc))
-                continue
-            self.process = process
-            try:
-                # The session is opened with the successor before any call can reach it.
-                await move(process.target)
-            except DsyncError as exc:
-                self._tell("restart_failed", process.pid, str(exc))
-                await process.kill()
+                await self._end_process()
                 continue
             self.restarts += 1
-            self._tell("restarted", process.pid, "")
-            return pause_s
+            self._tell("restarted", self.process.pid, "")
+            break
+        return pause_s
+
+    async def _is_stopped_within(self, pause_s: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._stopping.wait()
+        return self._stopping.is_set()
+
+    async def _end_process(self) -> None:
+        """End the latest process at once, whatever state it is in. Repeatable."""
+        if self.process is not None:
+            await self.process.kill()
+            self.process.let_go()
 
     def _tell(self, kind: str, pid: int, reason: str) -> None:
         level = _log.info if kind == "restarted" else _log.warning

@@ -171,22 +171,26 @@ async def test_a_page_over_the_limit_of_its_sender_is_named() -> None:
 
 async def test_pages_of_many_megabytes_pass() -> None:
     """gRPC's own default of 4 MiB is lifted at both ends."""
-    async with serving(MemoryConnector(), ServeOptions(address="127.0.0.1:0")) as address:
-        async with reached(f"grpc://{address}") as connector:
-            page = Page(type=PageType.BSON, rows=1, packed=document(1, text="x" * 50 * MIB))
-            assert await connector.write_page(WriteRequest(namespace="a", page=page)) == 1
-            request = ReadRequest(partition=Partition(namespace="a", cursor=b":0:1"))
-            assert (await connector.read_page(request)).packed == page.packed
+    async with (
+        serving(MemoryConnector(), ServeOptions(address="127.0.0.1:0")) as address,
+        reached(f"grpc://{address}") as connector,
+    ):
+        page = Page(type=PageType.BSON, rows=1, packed=document(1, text="x" * 50 * MIB))
+        assert await connector.write_page(WriteRequest(namespace="a", page=page)) == 1
+        request = ReadRequest(partition=Partition(namespace="a", cursor=b":0:1"))
+        assert (await connector.read_page(request)).packed == page.packed
 
 
 async def test_page_directories_of_callers_on_the_network_are_ignored(tmp_path: Path) -> None:
     """Whoever sits on another machine shares no file system with us and must not name folders of ours."""
     memory = MemoryConnector()
-    async with serving(memory, ServeOptions(address="127.0.0.1:0")) as address:
-        async with reached(f"grpc://{address}") as connector:
-            assert not (await connector.get_extensions()).page_refs
-            request = SessionRequest(page_directory=str(tmp_path), page_probe="probe-" + "0" * 32)
-            assert await connector.open_session(request) == b""
+    async with (
+        serving(memory, ServeOptions(address="127.0.0.1:0")) as address,
+        reached(f"grpc://{address}") as connector,
+    ):
+        assert not (await connector.get_extensions()).page_refs
+        request = SessionRequest(page_directory=str(tmp_path), page_probe="probe-" + "0" * 32)
+        assert await connector.open_session(request) == b""
     assert memory.session == replace(request, page_directory="", page_probe="")
 
 
