@@ -1,0 +1,91 @@
+"""BSON pages at the sink: documents become rows of the table's own types."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import bson
+import pytest
+
+from dsync.sdk import errors, types
+from tests.integration.postgres_sink.conftest import OpenSink
+from tests.support.databases import DatabaseFactory
+
+pytestmark = pytest.mark.parametrize("pg", [16, 18], indirect=True)
+
+BSON = types.PageType.BSON
+TABLE = (
+    "CREATE TABLE t (id bigint PRIMARY KEY, name text, at timestamptz, ok boolean, tags int[], doc jsonb,"
+    " twice bigint GENERATED ALWAYS AS (id * 2) STORED)"
+)
+
+
+def document(number: int, name: str = "x") -> dict[str, object]:
+    return {
+        "_id": bson.Int64(number),
+        "id": bson.Int64(number),
+        "name": name,
+        "at": datetime(2024, 1, number, tzinfo=UTC),
+        "ok": True,
+        "tags": [1, 2],
+        "doc": {"a": 1},
+    }
+
+
+def page(*documents: dict[str, object], packed: bool = True) -> types.Page:
+    records = [bson.encode(item) for item in documents]
+    if packed:
+        return types.Page(type=BSON, rows=len(records), packed=b"".join(records))
+    return types.Page(type=BSON, rows=len(records), records=records)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+async def test_documents_become_rows(database: DatabaseFactory, open_sink: OpenSink, packed: bool) -> None:
+    """Of an empty table by COPY, with their ledger row; a repeat is a write once."""
+    db = database()
+    db.run(TABLE)
+    sink = open_sink(db)
+    await sink.open("u")
+    request = sink.request(page(document(1), document(2), packed=packed))
+    assert await sink.write(request) == 2
+    assert await sink.side.write_page(request) == 2
+    assert db.rows("SELECT id, name, extract(day FROM at)::int, ok, tags, doc, twice FROM t ORDER BY id") == [
+        (1, "x", 1, True, [1, 2], {"a": 1}, 2),
+        (2, "x", 2, True, [1, 2], {"a": 1}, 4),
+    ]
+
+
+async def test_a_foreign_coordinator_writes_documents_twice_and_gets_one_row(
+    database: DatabaseFactory, open_sink: OpenSink
+) -> None:
+    db = database()
+    db.run(TABLE)
+    sink = open_sink(db)
+    for name in ("old", "new", "new"):
+        await sink.side.write_data(sink.request(page(document(1, name), packed=False), None, upsert=True))
+    assert db.rows("SELECT id, name FROM t") == [(1, "new")]
+
+
+async def test_a_document_that_is_no_row_is_a_refused_record(database: DatabaseFactory, open_sink: OpenSink) -> None:
+    db = database()
+    db.run(TABLE)
+    sink = open_sink(db)
+    await sink.open("u")
+    bad = {**document(1), "at": "secret"}
+    with pytest.raises(errors.RecordError, match=r"writing public\.t: .*at") as caught:
+        await sink.write(sink.request(page(document(2), bad)))
+    assert "secret" not in str(caught.value)
+    assert sink.count() == 0
+
+
+async def test_documents_follow_the_table_as_it_is_now(database: DatabaseFactory, open_sink: OpenSink) -> None:
+    """A table that was altered between two lives of a unit is looked at again."""
+    db = database()
+    db.run("CREATE TABLE t (id int PRIMARY KEY)")
+    sink = open_sink(db)
+    await sink.open("u")
+    await sink.write(sink.request(page({"_id": 1, "id": 1})))
+    db.run("ALTER TABLE t ADD name text")
+    await sink.open("u")
+    await sink.write(sink.request(page({"_id": 2, "id": 2, "name": "x"})))
+    assert db.rows("SELECT * FROM t ORDER BY 1") == [(1, None), (2, "x")]
