@@ -8,10 +8,13 @@ a document, and what a column cannot hold without a change is refused.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from dsync.sdk.errors import PluginBugError, RecordError
 from dsync.sdk.types import Buffer
+from dsync_postgres import documents_decode as decoding
+from dsync_postgres import documents_encode as encoding
 from dsync_postgres.documents_bson import Misfit
 from dsync_postgres.documents_decode import compile_decoder
 from dsync_postgres.documents_encode import compile_encoder
@@ -37,8 +40,31 @@ _SIGNATURE_BYTES = 11
 _TRAILER = b"\xff\xff"
 _FLAGS_AND_EXTENSION = struct.Struct(">Ii")
 _LENGTH = struct.Struct("<i")
-# With more misses than one row in this many the careful loop alone is quicker.
+# A column is taken to have values until it had none in more than one row of so many.
+_NULLS_SHARE = 100
+# Rows that miss for other reasons: with more than one in so many the careful loop alone is quicker.
 _MISSES_SHARE = 5
+
+
+class _Expectation:
+    """Which columns a quick loop is made for; learns from each page."""
+
+    def __init__(self, columns: int) -> None:
+        self.present = frozenset(range(columns))
+        self._nulls: Counter[int] = Counter()
+
+    def note(self, nulls: Iterable[int]) -> None:
+        """A row has missed; these of its columns had no value."""
+        self._nulls.update(nulls)
+
+    def learn(self, *, rows: int, misses: int) -> bool:
+        """After a page: whether another set of columns is to be expected from now on."""
+        before = self.present
+        self.present -= {column for column, count in self._nulls.items() if count * _NULLS_SHARE > rows}
+        self._nulls.clear()
+        if self.present == before and misses * _MISSES_SHARE > rows:
+            self.present = frozenset()
+        return self.present != before
 
 
 class DocumentError(RecordError):
@@ -62,9 +88,10 @@ class RowEncoder:
         layout = layout_of(columns)
         self.needs_ctid = not layout.key
         """The table has no key: its COPY must list `ctid` before the columns, and `_id` is made from it."""
-        self._quick = compile_encoder(layout, quick=True)
-        self._careful = compile_encoder(layout, quick=False)
-        self._is_quick = True
+        self._layout = layout
+        self._expectation = _Expectation(len(columns))
+        self._quick = compile_encoder(layout, present=self._expectation.present)
+        self._careful = compile_encoder(layout, present=frozenset())
 
     def encode_copy_binary(self, data: Buffer) -> tuple[bytes, int]:
         """Return the documents of a complete binary COPY stream, one after the other, and how many they are.
@@ -75,17 +102,16 @@ class RowEncoder:
         stream = bytes(data)
         position, last = _rows_of(stream)
         out = bytearray()
-        if self._is_quick:
-            position, rows, misses = self._quick(stream, position, last, out, self._one_row)
-            self._is_quick = misses * _MISSES_SHARE <= rows
-        else:
-            position, rows, _ = self._careful(stream, position, last, out, _refuse_row)
+        position, rows, misses = self._quick(stream, position, last, out, self._one_row)
         if position != last:
             raise _malformed(position)
+        if self._expectation.learn(rows=rows, misses=misses):
+            self._quick = compile_encoder(self._layout, present=self._expectation.present)
         return bytes(out), rows
 
     def _one_row(self, data: bytes, position: int, out: bytearray) -> int:
         after, _, _ = self._careful(data, position, position + 1, out, _refuse_row)
+        self._expectation.note(encoding.null_columns(data, position, has_ctid=self.needs_ctid))
         return after
 
 
@@ -99,10 +125,11 @@ class RowDecoder:
             UnsupportedError: a column's type has no BSON form; it names the column and the type.
         """
         layout = layout_of(columns)
+        self._layout = layout
         self._foreign = ForeignReader(layout)
-        self._quick = compile_decoder(layout, quick=True)
-        self._careful = compile_decoder(layout, quick=False)
-        self._is_quick = True
+        self._expectation = _Expectation(len(columns))
+        self._quick = compile_decoder(layout, present=self._expectation.present)
+        self._careful = compile_decoder(layout, present=frozenset())
 
     def decode(self, documents: Buffer | Sequence[bytes]) -> tuple[bytes, int]:
         """Return a complete binary COPY stream of the documents, packed or single, and the number of rows.
@@ -115,11 +142,9 @@ class RowDecoder:
         """
         data = bytes(documents) if isinstance(documents, bytes | bytearray | memoryview) else b"".join(documents)
         out = bytearray(_HEADER)
-        if self._is_quick:
-            _, rows, misses = self._quick(data, 0, len(data), out, self._one_document)
-            self._is_quick = misses * _MISSES_SHARE <= rows
-        else:
-            _, rows, _ = self._careful(data, 0, len(data), out, self._foreign_document)
+        _, rows, misses = self._quick(data, 0, len(data), out, self._one_document)
+        if self._expectation.learn(rows=rows, misses=misses):
+            self._quick = compile_decoder(self._layout, present=self._expectation.present)
         out += _TRAILER
         return bytes(out), rows
 
@@ -128,6 +153,7 @@ class RowDecoder:
             return self._foreign_document(data, position, rows, out)
 
         after, _, _ = self._careful(data, position, position + 1, out, missed)
+        self._expectation.note(decoding.null_columns(self._layout, data, position))
         return after
 
     def _foreign_document(self, data: bytes, position: int, rows: int, out: bytearray) -> int:

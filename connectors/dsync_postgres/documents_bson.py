@@ -80,7 +80,13 @@ def string_element(name: bytes, text: bytes) -> bytes:
 
 
 def string_bytes(value: bytes) -> bytes:
-    """The UTF-8 of a string's value."""
+    """The UTF-8 of a string's value.
+
+    Raises:
+        Misfit: it does not end as a string does.
+    """
+    if value[-1:] != b"\0":
+        raise Misfit("it is not valid BSON")
     return value[4:-1]
 
 
@@ -91,7 +97,7 @@ def string_text(value: bytes) -> str:
         Misfit: it is not UTF-8.
     """
     try:
-        return value[4:-1].decode()
+        return string_bytes(value).decode()
     except UnicodeDecodeError as exc:
         raise Misfit("a string that is not UTF-8") from exc
 

@@ -6,8 +6,9 @@ encoder writes them; a document that differs is taken apart field by field in `d
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
 
 from dsync_postgres.documents_bson import (
     ARRAY,
@@ -24,6 +25,7 @@ from dsync_postgres.documents_bson import (
     PG_NULL,
     STRING,
     Misfit,
+    elements,
 )
 from dsync_postgres.documents_layout import ID, Code, Item, Layout
 from dsync_postgres.documents_values import decoder, is_real
@@ -49,19 +51,29 @@ _WIDTHS[STRING], _WIDTHS[DOCUMENT], _WIDTHS[ARRAY], _WIDTHS[BINARY] = -5, -1, -1
 _read_count = struct.Struct("<i").unpack_from
 
 
-def compile_decoder(layout: Layout, *, quick: bool) -> DecodeLoop:
-    """The loop for a table's columns."""
-    writer = _Writer(layout, quick=quick)
+def compile_decoder(layout: Layout, *, present: Set[int]) -> DecodeLoop:
+    """The loop for a table's columns, quick for those of these indexes."""
+    writer = _Writer(layout, present=present)
     loop: DecodeLoop = writer.compile()  # type: ignore[assignment]  # a function made by exec has no static type
     return loop
+
+
+def null_columns(layout: Layout, data: bytes, position: int) -> Iterator[int]:
+    """Which columns have a null in the document at a position, as far as it is well-formed."""
+    (length,) = _read_count(data, position)
+    by_name = {item.name[:-1]: item.index for item in layout.fields}
+    with contextlib.suppress(Misfit):
+        for kind, name, _, _ in elements(data, position, min(len(data), position + length)):
+            if kind == NULL and name in by_name:
+                yield by_name[name]
 
 
 class _Writer:
     """Builds the source of one loop: first what reads a document into variables, then what writes the row."""
 
-    def __init__(self, layout: Layout, *, quick: bool) -> None:
+    def __init__(self, layout: Layout, *, present: Set[int]) -> None:
         self._layout = layout
-        self._quick = quick
+        self._present = present
         self._code = Code(
             objects={
                 "join": b"".join,
@@ -110,10 +122,10 @@ class _Writer:
         return self._code.compile("decode")
 
     def _is_fixed(self, item: Item) -> bool:
-        return self._quick and item.fixed is not None
+        return item.index in self._present and item.fixed is not None
 
     def _is_text(self, item: Item) -> bool:
-        return self._quick and item.is_text
+        return item.index in self._present and item.is_text
 
     # ---------------------------------------------------------------- reading
 

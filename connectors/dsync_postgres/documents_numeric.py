@@ -28,7 +28,12 @@ from dsync_postgres.documents_bson import (
 )
 
 _HEAD = struct.Struct(">hhHH")
+_unpack_head = _HEAD.unpack_from
+_unpack_2 = struct.Struct(">hhHH2H").unpack
+_unpack_3 = struct.Struct(">hhHH3H").unpack
 _DIGITS = tuple(struct.Struct(f">{n}H") for n in range(12))
+_FIELD_HEAD = struct.Struct(">ihhHH")
+_pack_3 = struct.Struct(">ihhHH3H").pack
 _DECIMAL = struct.Struct("<QQ")
 _DECIMAL_TAG = bytes([DECIMAL])
 
@@ -56,13 +61,23 @@ _NUMBER = re.compile(r"([+-]?)(\d+)(?:\.(\d*))?(?:[eE]([+-]?\d{1,6}))?", re.ASCI
 
 def encode_numeric(name: bytes, raw: bytes) -> bytes:
     """The BSON element of a binary numeric: a Decimal128, or a string where 34 digits do not hold it."""
-    count, weight, sign, dscale = _HEAD.unpack_from(raw)
+    # The commonest lengths are unrolled: a loop over the digits takes twice the time.
+    size = len(raw)
+    if size == 14:
+        count, weight, sign, dscale, first, second, third = _unpack_3(raw)
+        coefficient = (first * 10000 + second) * 10000 + third
+    elif size == 12:
+        count, weight, sign, dscale, first, second = _unpack_2(raw)
+        coefficient = first * 10000 + second
+    else:
+        count, weight, sign, dscale = _unpack_head(raw)
+        coefficient = 0
+        if count <= _GROUPS_MAX:
+            for group in _DIGITS[count].unpack_from(raw, 8):
+                coefficient = coefficient * 10000 + group
     if sign > _NEGATIVE:
         return _DECIMAL_TAG + name + _SPECIAL_TO_BSON[sign]
     if count <= _GROUPS_MAX:
-        coefficient = 0
-        for group in _DIGITS[count].unpack_from(raw, 8):
-            coefficient = coefficient * 10000 + group
         shift = dscale - 4 * (count - 1 - weight)
         if 0 <= shift <= 40:
             coefficient *= _POWERS[shift]
@@ -184,6 +199,13 @@ def _field(negative: bool | int, coefficient: int, exponent: int, limits: _Limit
     padding = exponent % 4
     rest = coefficient * _POWERS[padding]
     weight = (exponent - padding) // 4 - 1
+    if 10**8 <= rest < 10**12:
+        # Three digits of base 10000 are what most prices have: without loop and list they take half the time.
+        first, rest = divmod(rest, 10**8)
+        second, third = divmod(rest, 10000)
+        if third:
+            return _pack_3(14, 3, weight + 3, _NEGATIVE if negative else 0, -exponent, first, second, third)
+        rest += first * 10**8
     groups: list[int] = []
     while rest:
         rest, group = divmod(rest, 10000)
@@ -236,9 +258,6 @@ def _pack(negative: bool | int, groups: list[int], weight: int, dscale: int) -> 
         return head + _DIGITS[count].pack(*reversed(groups))
     head = _FIELD_HEAD.pack(8 + 2 * count, count, weight, sign, dscale)
     return head + struct.pack(f">{count}H", *reversed(groups))
-
-
-_FIELD_HEAD = struct.Struct(">ihhHH")
 
 
 def integral_decimal(value: bytes, target: str) -> int:

@@ -184,6 +184,16 @@ def test_the_id_of_a_row_without_key_is_dropped() -> None:
     assert fields_of(page) == [[b"x", struct.pack(">i", 3)]]
 
 
+@pytest.mark.parametrize("printed", ["text", "character varying(9)", "json", "numeric", "date"])
+def test_a_string_without_its_end_is_refused(printed: str) -> None:
+    """Whichever loop reads it: its last character would be lost."""
+    for document in ({"_id": 1, "k": 1, "v": "12"}, {"v": "12", "_id": 1}):
+        damaged = bytearray(bson.encode(document))
+        damaged[damaged.index(b"12\0") + 2] = 0x33
+        with pytest.raises(DocumentError, match="not valid BSON"):
+            RowDecoder(table(k="integer", v=printed)).decode(bytes(damaged))
+
+
 def test_a_repeated_field_is_refused() -> None:
     """BSON allows it, and nobody can say which of the two is meant."""
     twice = b"\x10v\0\1\0\0\0" * 2
