@@ -93,21 +93,26 @@ class Judge:
 
     async def _excused(self, rows: Sequence[Settled]) -> frozenset[Key]:
         """The rows that are no proof of a fault."""
-        moving = frozenset(row.key for row in rows if row.is_moving)
-        if not self.options.snapshot_lost:
-            return moving
         if self._any_may_have_changed:
             return frozenset(row.key for row in rows)
+        moving = frozenset(row.key for row in rows if row.is_moving)
+        if not self._is_without_snapshot:
+            return moving
         # A row that the source does not have may have been deleted there: nothing of it is left to tell.
         gone = frozenset(row.key for row in rows if row.kind is Kind.EXTRA)
         there = [row.key for row in rows if row.kind is not Kind.EXTRA]
         return moving | gone | await self._written_since(there)
 
     @property
+    def _is_without_snapshot(self) -> bool:
+        # What is compared under a snapshot that is held has not changed since, whatever was lost before.
+        return self.options.snapshot_lost and self.options.live
+
+    @property
     def _any_may_have_changed(self) -> bool:
-        return self.options.snapshot_lost and (
-            not self.options.lost_snapshot or not self.keyed or self.namespace in self.options.changed
-        )
+        if self.namespace in self.options.changed:
+            return True
+        return self._is_without_snapshot and not (self.options.lost_snapshot and self.keyed)
 
     async def _written_since(self, keys: Sequence[Key]) -> frozenset[Key]:
         written: set[Key] = set()

@@ -24,11 +24,11 @@ class VerifyOptions:
     live: bool = True
     """Either end may be written to meanwhile: what differs is read again before it is reported."""
     snapshot_lost: bool = False
-    """A copy is judged without the snapshot it was read from: what may have changed since is reported apart."""
+    """Live: a copy is judged without the snapshot it was read from; what may have changed since is reported apart."""
     lost_snapshot: bytes = b""
     """With `snapshot_lost`: its name, by which a source may tell rows written since from others; empty: any may be."""
     changed: frozenset[str] = frozenset()
-    """With `snapshot_lost`: source namespaces in which any row may have been written since it was copied."""
+    """Source namespaces in which any row may have been written since it was copied, under whatever snapshot."""
     generations: int = 3
     """Live: how often rows that differ are read again before they count as different."""
     settle_delay_s: float = 1.0

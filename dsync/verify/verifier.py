@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 
 from dsync.coordinator.retries import Retries
 from dsync.coordinator.tasks import task_group
 from dsync.protocol.errors import MissingObjectError, UnsupportedError
 from dsync.protocol.interface import Connector
+from dsync.verify.algorithm import Algorithm
 from dsync.verify.canonical import id_text
 from dsync.verify.ends import Descriptions, Ends, VerifyEnd
 from dsync.verify.events import EventHandler, NamespaceCompared
@@ -68,6 +70,8 @@ class Verifier:
         self._retries = Retries(retry_for_s=options.retry_for_s, emit=emit, is_stopping=lambda: False)
         self._slots = asyncio.Semaphore(options.parallel)
         self._narrowing = asyncio.Semaphore(1)
+        # A source may hold one plan at a time, and each look at a namespace's documents makes a new one.
+        self._streaming = asyncio.Lock()
         self._opened: list[NamespaceProgress] = []
 
     async def run(self, namespaces: Mapping[str, str]) -> VerifyReport:
@@ -89,7 +93,7 @@ class Verifier:
             await progress.clear()
         return VerifyReport(
             namespaces=tuple(reports[source] for source in namespaces),
-            live=self._options.live,
+            live=self._options.live or any(report.method is Method.STREAMED for report in reports.values()),
             elapsed_s=self._clock() - started_at,
         )
 
@@ -179,49 +183,62 @@ class Verifier:
         )
 
     async def _compare_rows(self, ends: Ends, compared: Pair) -> NamespaceReport:
-        comparison = self._comparison(ends, compared)
-        keyed = comparison.keyed if isinstance(comparison, Streamed) else bool(compared.key)
-        progress = NamespaceProgress(
-            self._store if ends.are_recognised else NoProgress(), compared.source, ends.identity_of(compared)
-        )
+        if ends.algorithm is not None:
+            pushed_down = self._pushed_down(ends, compared, ends.algorithm)
+            return await self._verifier(ends, pushed_down, Method.PUSHED_DOWN, keyed=bool(compared.key)).run()
+        async with self._streaming:
+            streamed = self._streamed(ends, compared)
+            return await self._verifier(ends, streamed, Method.STREAMED, keyed=streamed.keyed).run()
+
+    def _verifier(
+        self, ends: Ends, comparison: PushedDown | Streamed, method: Method, *, keyed: bool
+    ) -> NamespaceVerifier:
+        compared = comparison.pair
+        store = self._store if ends.are_recognised else NoProgress()
+        progress = NamespaceProgress(store, compared.source, ends.identity_of(compared))
         self._opened.append(progress)
-        verifier = NamespaceVerifier(
+        return NamespaceVerifier(
             pair=compared,
             comparison=comparison,
-            method=Method.STREAMED if isinstance(comparison, Streamed) else Method.PUSHED_DOWN,
+            method=method,
             key=compared.key or (("_id",) if keyed else ()),
             keyed=keyed,
-            options=self._options,
+            options=comparison.options,
             progress=progress,
             slots=self._slots,
             retries=self._retries,
             emit=self._emit,
-            show_key=_document_id if isinstance(comparison, Streamed) and keyed else _as_it_is,
+            show_key=_document_id if keyed and method is Method.STREAMED else _as_it_is,
             sleep=self._sleep,
             clock=self._clock,
         )
-        return await verifier.run()
 
-    def _comparison(self, ends: Ends, compared: Pair) -> PushedDown | Streamed:
-        if ends.algorithm is not None:
-            return PushedDown(
-                pair=compared,
-                source=ends.source,
-                target=ends.target,
-                options=self._options,
-                algorithm=ends.algorithm,
-                narrowing=self._narrowing,
-            )
-        for end in (ends.source, ends.target):
-            end.require_documents()
-        return Streamed(
+    def _pushed_down(self, ends: Ends, compared: Pair, algorithm: Algorithm) -> PushedDown:
+        return PushedDown(
             pair=compared,
             source=ends.source,
             target=ends.target,
             options=self._options,
+            algorithm=algorithm,
+            narrowing=self._narrowing,
+        )
+
+    def _streamed(self, ends: Ends, compared: Pair) -> Streamed:
+        """Always live: pages come from a new plan, and not from the one that the copy was read from."""
+        for end in (ends.source, ends.target):
+            end.require_documents()
+        notes = compared.notes if self._options.live else (*compared.notes, _NOT_UNDER_SNAPSHOT)
+        return Streamed(
+            pair=replace(compared, notes=notes),
+            source=ends.source,
+            target=ends.target,
+            options=replace(self._options, live=True),
             narrowing=self._narrowing,
             keyed=ends.have_ids(compared),
         )
+
+
+_NOT_UNDER_SNAPSHOT = "compared as it is now: what was written since the copy counts as a difference"
 
 
 def _as_it_is(key: Key) -> tuple[str, ...]:

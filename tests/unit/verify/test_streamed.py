@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from bson import Int64, ObjectId
 
 from dsync.protocol.errors import PluginBugError, UnsupportedError
-from dsync.protocol.types import Page, PageType, ReadRequest
+from dsync.protocol.types import Page, PageType, Plan, PlanRequest, ReadRequest
 from dsync.verify import Kind, Method, VerifyOptions, VerifyReport, verify
 from tests.unit.verify.fakes import ChecksumEnd, DocumentEnd, Table
 
-STILL = VerifyOptions(live=False, show_values=True)
+STILL = VerifyOptions(generations=0, show_values=True)
 SPACE = {"s.t": "s.t"}
 
 Documents = list[dict[str, Any]]
@@ -48,7 +49,7 @@ async def test_every_class_of_difference_is_found(get_by_ids: bool, live: bool, 
     del there[5]["note"]
     del there[7]
     there.append({"_id": "x"})
-    options = VerifyOptions(live=live, show_values=True, settle_delay_s=0, generations=2)
+    options = VerifyOptions(show_values=True, settle_delay_s=0, generations=2 if live else 0)
     report, _, _ = await compare(documents(), there, options, get_by_ids=get_by_ids, db_type=db_type)
     (namespace,) = report.namespaces
     found = {d.key: (d.kind, [(c.column, c.source, c.target) for c in d.columns]) for d in namespace.differences}
@@ -99,7 +100,7 @@ async def test_documents_of_a_table_without_key_compare_without_their_id() -> No
 async def test_memory_does_not_grow_with_what_differs() -> None:
     """All documents differ and next to nothing may wait in memory: the counts are exact all the same."""
     there = [{**document, "note": "wrong"} for document in documents(2000)]
-    options = VerifyOptions(live=False, max_diffs=3, held_bytes=1000)
+    options = VerifyOptions(generations=0, max_diffs=3, held_bytes=1000)
     report, _, _ = await compare(documents(2000), there[::-1], options)
     (namespace,) = report.namespaces
     assert namespace.counts.different == 2000
@@ -135,3 +136,33 @@ async def test_a_source_that_never_ends_is_found_out() -> None:
 
     with pytest.raises(PluginBugError, match="same cursor"):
         await verify(Endless({"s.t": []}), DocumentEnd({"s.t": []}), SPACE, STILL)
+
+
+async def test_the_copys_snapshot_is_not_what_pages_are_read_from() -> None:
+    """So the report does not claim it, and says what follows."""
+    report, _, _ = await compare(documents(), documents(), VerifyOptions(live=False, settle_delay_s=0))
+    assert report.live
+    assert report.namespaces[0].notes == (
+        "compared as it is now: what was written since the copy counts as a difference",
+    )
+
+
+async def test_one_namespace_is_read_at_a_time() -> None:
+    """A source may hold one plan at a time: planning the next one would take the first one's snapshot away."""
+
+    class OnePlan(DocumentEnd):
+        planned = ""
+
+        async def generate_plan(self, request: PlanRequest) -> Plan:
+            (self.planned,) = request.namespaces
+            return await super().generate_plan(request)
+
+        async def list_data(self, request: ReadRequest) -> Page:
+            assert request.partition.namespace == self.planned
+            await asyncio.sleep(0)
+            return await super().list_data(request)
+
+    spaces = {f"s.t{n}": documents(60) for n in range(4)}
+    source, target = OnePlan(spaces), OnePlan(spaces, name="two")
+    report = await verify(source, target, {name: name for name in spaces}, VerifyOptions(parallel=4))
+    assert report.exit_code == 0
