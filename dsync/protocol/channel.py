@@ -64,7 +64,6 @@ def open_channel(target: Target) -> aio.Channel:
         # A repetition is the coordinator's decision, per class of error.
         ("grpc.enable_retries", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 1_000),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         # Channels to one address would share a connection, and with it the back-off of a peer that is gone.
         ("grpc.use_local_subchannel_pool", 1),
