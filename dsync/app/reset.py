@@ -51,6 +51,8 @@ def describe_reset(request: ResetRequest) -> str:
     with existing_store(request.state) as store:
         known = _find(store, request)
         if known is not None:
+            # Nobody is asked about what could not be done anyway.
+            known.sink(request.sink)
             return f"flow {known.title} ({known.spec.source.reference} → {known.spec.sink.reference})"
     return f"flow {request.flow}, which only the sink remembers" if request.flow else "what the sink remembers"
 

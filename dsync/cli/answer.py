@@ -60,7 +60,9 @@ def _print_object(
 ) -> None:
     said = settings.shown_values({"summary": summary, "result": result, "error": error})
     made = {"command": settings.command, "ok": ok, **said}
-    write(sys.stdout, json.dumps(made, ensure_ascii=False, default=str))
+    # Escapes are JSON's own where the terminal's encoding lacks a character.
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    write(sys.stdout, json.dumps(made, ensure_ascii=not is_utf8, default=str))
 
 
 def write(stream: TextIO, text: str) -> None:

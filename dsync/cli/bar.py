@@ -80,7 +80,9 @@ def _total(progress: Progress, now_s: float) -> tuple[Text | ProgressBar | str, 
         share = progress.steps_done / progress.steps if progress.steps else 0.0
         eta_s = None
     else:
-        what = f"{progress.phase or 'starting'}: {stage.namespaces_done} of {len(stage.namespaces)} tables"
+        what = progress.phase or "starting"
+        if stage.namespaces:
+            what += f": {stage.namespaces_done} of {len(stage.namespaces)} tables"
         share = stage.share
     return (
         Text(what),

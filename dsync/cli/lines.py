@@ -26,7 +26,7 @@ from dsync.coordinator.events import (
 from dsync.verify.events import NamespaceCompared, RowsCompared, RowsSettling
 
 _PAUSE_S = 5.0
-_MANY_NAMESPACES = 50
+_MANY_NAMESPACES = 20
 """More than so many are named one by one only under -v."""
 _AT_ONCE = (PhaseChanged, NamespaceStopped, SnapshotLost, SnapshotRenewed, LeaseAwaited)
 _GRAVE = (NamespaceStopped, SnapshotLost, LeaseAwaited, CallRetried, DeadLetterAdded, NamespaceRestarted)
@@ -48,9 +48,13 @@ class Lines:
                 self._say_how_far()
             case NamespacePlanned() | PartitionCopied() | RowsSettling():
                 self._log.debug(event.name, **_fields(event))
-            case NamespaceCopied() | NamespaceCompared():
+            case NamespaceCopied():
                 few = len(self._progress.stage.namespaces) <= _MANY_NAMESPACES
                 (self._log.info if few else self._log.debug)(event.name, **_fields(event))
+                self._say_how_far()
+            case NamespaceCompared():
+                (self._log.debug if event.is_equal else self._log.warning)(event.name, **_fields(event))
+                self._say_how_far()
             case FindingReported():
                 self._say_finding(event)
             case StepFinished() if event.done == event.total:
@@ -81,16 +85,16 @@ class Lines:
         now_s, stage = self._progress.clock(), self._progress.stage
         rates = stage.rate.per_second(now_s) or (0.0, 0.0, 0.0)
         eta_s = stage.eta_s(now_s)
+        moved = {"bytes": stage.size_bytes, "mb_per_s": round(rates[1] / 1e6, 1)} if stage.verb == "copied" else {}
         self._log.info(
             f"rows_{stage.verb}",
             rows=stage.rows,
-            bytes=stage.size_bytes,
             rows_per_s=round(rates[0]),
-            mb_per_s=round(rates[1] / 1e6, 1),
+            **moved,
             tables=f"{stage.namespaces_done}/{len(stage.namespaces)}",
             percent=round(100 * stage.share),
             left="unknown" if eta_s is None else duration(eta_s),
-            dead_letters=stage.dead_letters,
+            **({"dead_letters": stage.dead_letters} if stage.dead_letters else {}),
         )
 
     def _is_due(self, kind: str) -> bool:

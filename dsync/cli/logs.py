@@ -54,7 +54,10 @@ def _processors(settings: Settings) -> list[Any]:
         if is_json
         # Plain tracebacks: the pretty ones print local variables, in which there are records and passwords.
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
+            pad_event_to=0,
+            sort_keys=False,
         )
     )
     return [

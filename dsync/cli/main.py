@@ -20,7 +20,7 @@ def execute(arguments: Sequence[str], secrets: frozenset[str] = frozenset()) -> 
     """Run one command line and return its exit code."""
     from dsync.cli.answer import Answer, print_answer, print_failure
     from dsync.cli.failures import explain
-    from dsync.cli.root import dsync
+    from dsync.cli.root import COMMANDS, dsync
     from dsync.cli.settings import Settings
 
     # Looked for by hand: the object is promised for a line that cannot be parsed, too.
@@ -34,6 +34,7 @@ def execute(arguments: Sequence[str], secrets: frozenset[str] = frozenset()) -> 
     # Whatever went wrong ends as a sentence and an exit code; -v has the traceback.
     except BaseException as error:  # noqa: BLE001
         failure = explain(error)
+        settings.command = settings.command or next((word for word in arguments if word in COMMANDS), "")
         print_failure(failure, settings)
         return failure.exit_code
     if isinstance(outcome, Answer):
@@ -48,9 +49,13 @@ def _before_double_dash(arguments: Sequence[str]) -> Sequence[str]:
 
 
 def _refuse_windows() -> None:
-    if os.name == "nt":
+    if _is_windows():
         from dsync.cli.failures import UnsupportedPlatformError
 
         raise UnsupportedPlatformError(
             "dsync runs on Linux and macOS. On Windows use WSL: `wsl --install`, then install dsync inside of it"
         )
+
+
+def _is_windows() -> bool:
+    return os.name == "nt"

@@ -113,7 +113,7 @@ def flow_options() -> Callable[[Any], Any]:
         click.option(
             "--mode",
             type=click.Choice(["copy", "full", "stream"]),
-            help="copy: once. (full and stream come with a later version.)",
+            help="What to do: copy once; full and stream come with a later version.",
         ),
         click.option("--flow", metavar="NAME", default="", help="Name the flow; later the name alone finds it."),
         state_option(),

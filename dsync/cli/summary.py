@@ -77,7 +77,7 @@ def _head(outcome: SyncOutcome, facts: Mapping[str, Any]) -> str:
     elapsed_s = outcome.result.elapsed_s
     speed = throughput(outcome.result.moved_rows, outcome.result.moved_bytes, elapsed_s)
     head = f"copied {size} in {duration(elapsed_s)}: {speed}"
-    if outcome.result.moved_rows != facts["rows"]:
+    if outcome.result.moved_rows < facts["rows"]:
         head += f"; {counted(outcome.result.moved_rows, 'row')} of them now"
     return head
 

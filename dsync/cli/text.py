@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
@@ -60,14 +61,22 @@ def columns(rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), right:
     table = [list(header), *map(list, rows)] if header else [list(row) for row in rows]
     if not table:
         return []
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    return [
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
+    widths = [max(width(row[i]) for row in table) for i in range(len(table[0]))]
+
+    def padded(i: int, cell: str) -> str:
+        blanks = " " * (widths[i] - width(cell))
+        return blanks + cell if i in right else cell + blanks
+
+    return ["  ".join(padded(i, cell) for i, cell in enumerate(row)).rstrip() for row in table]
+
+
+def width(text: str) -> int:
+    """How many cells of a terminal a text takes: ideographs and emoji take two, combining marks none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
 
 
 def indented(text: str, prefix: str = "  ") -> str:

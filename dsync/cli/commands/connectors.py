@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import click
 
 from dsync.cli.answer import Answer
-from dsync.cli.command import DsyncCommand
+from dsync.cli.command import DsyncCommand, everywhere
 from dsync.cli.text import columns, counted
 
 if TYPE_CHECKING:
     from dsync.app.connectors import ConnectorDetails, ConnectorStatus
 
 
-@click.group("connectors", short_help="List the connectors and their options.")
+@click.group("connectors", params=everywhere(), short_help="List the connectors and their options.")
 def connectors() -> None:
     """List the connectors of this installation, and show the options of one."""
 
 
-@connectors.command("list", cls=DsyncCommand)
+@connectors.command("list", cls=DsyncCommand, short_help="List the connectors of this installation.")
 def list_() -> Answer:
     """List the connectors of this installation, also those that lack something, with the line that installs it."""
     from dsync.app.connectors import list_connectors, remote_schemes
@@ -34,7 +34,7 @@ def list_() -> Answer:
     )
 
 
-@connectors.command("show", cls=DsyncCommand)
+@connectors.command("show", cls=DsyncCommand, short_help="Show the options of one connector.")
 @click.argument("name")
 def show(name: str) -> Answer:
     """Show the options of the connector NAME: query parameters of its URI, or keys beside `uri` in a flow file."""
@@ -57,15 +57,9 @@ def _schemes(one: ConnectorStatus) -> str:
 
 
 def _options(details: ConnectorDetails) -> list[str]:
-    if not details.options:
-        return []
-    rows = [
-        (
-            option.name,
-            option.type,
-            "required" if option.is_required else option.default or "-",
-            option.description + (" Secret." if option.is_secret else ""),
-        )
-        for option in details.options
-    ]
-    return ["", *columns(rows, header=("OPTION", "TYPE", "DEFAULT", "WHAT"))]
+    lines = []
+    for option in details.options:
+        default = f", default {option.default}" if option.default else ""
+        terms = f"{option.type}{', required' if option.is_required else default}"
+        lines += ["", f"{option.name}  ({terms})", f"    {option.description}"]
+    return lines
