@@ -21,5 +21,7 @@ command -v "$PYTHON" >/dev/null 2>&1 ||
 uv_version=$(sed -n '/^name = "uv"$/{n;s/^version = "\(.*\)"$/\1/p;}' uv.lock)
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$uv_version" ||
     fail "pip could not install uv; is a package index reachable?"
-UV_PROJECT_ENVIRONMENT="$VENV" "$VENV/bin/uv" sync --quiet --locked --extra postgres-tools --python "$VENV/bin/python" ||
+UV_PROJECT_ENVIRONMENT="$VENV" "$VENV/bin/uv" sync --quiet --locked --compile-bytecode --extra postgres-tools --python "$VENV/bin/python" ||
     fail "uv could not install the locked dependencies"
+# Start-up is mostly importing: compile once, also where PYTHONDONTWRITEBYTECODE keeps Python from doing so by itself.
+"$VENV/bin/python" -m compileall -q dsync connectors
