@@ -93,8 +93,11 @@ def _superuser_need(entry: TocEntry) -> str | None:
     if entry.desc == "CAST":
         return "a cast without function" if any(t.is_word("WITHOUT") for t in pieces) else None
     for at, token in enumerate(pieces):
+        if token.depth:
+            # An argument may be called `leakproof`.
+            continue
         # The first AS or BEGIN begins the body, where these words mean something else.
-        if token.depth == 0 and token.is_word("AS", "BEGIN"):
+        if token.is_word("AS", "BEGIN"):
             return None
         if token.is_word("LEAKPROOF") and not pieces[at - 1].is_word("NOT"):
             return "LEAKPROOF"
