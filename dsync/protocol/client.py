@@ -249,14 +249,13 @@ class RemoteConnector(Connector):
         """As ReadPage, or as ListData where the peer serves adiom.v1 alone: then the page has single records."""
         if "PageService" not in (await self._known_extensions()).services:
             return await self.list_data(request)
-        answer = await self._link.call(
-            lambda s: s.page.ReadPage,
+        page = await self._link.call(
+            lambda s: s.read_page,
             messages.read_page_to_pb(request),
             method="ReadPage",
             timeout_s=self._deadlines.data_s,
             metadata=_routing(request.partition.header, request.partition.value),
         )
-        page = messages.page_from_pb(answer)
         return page if page.type is not PageType.UNKNOWN else dataclasses.replace(page, type=request.type)
 
     async def write_page(self, request: WriteRequest) -> int:
@@ -276,8 +275,8 @@ class RemoteConnector(Connector):
                 f" fit a message of {limit:,} bytes; ask for smaller pages (--page-bytes)"
             )
         answer = await self._link.call(
-            lambda s: s.page.WritePage,
-            messages.write_page_to_pb(dataclasses.replace(request, page=page)),
+            lambda s: s.write_page,
+            dataclasses.replace(request, page=page),
             method="WritePage",
             timeout_s=self._deadlines.data_s,
         )

@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import grpc
 from grpc import aio
 
-from dsync.protocol import fallback, pages
+from dsync.protocol import fallback, page_codec
 from dsync.protocol._gen.adiom.v1 import adiom_pb2 as adiom
 from dsync.protocol._gen.adiom.v1 import adiom_pb2_grpc as adiom_grpc
 from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
@@ -23,6 +24,7 @@ from dsync.protocol.channel import MAX_MESSAGE_BYTES
 from dsync.protocol.convert import checksums, flows, handshake, schema, transforms, values
 from dsync.protocol.convert import pages as messages
 from dsync.protocol.interface import Connector, Transform, services_of
+from dsync.protocol.types import Page, ReadRequest, WriteRequest
 
 _T = TypeVar("_T")
 
@@ -40,7 +42,7 @@ def add_connector(
     dsync_grpc.add_ExtensionServiceServicer_to_server(extensions, server)
     served = services_of(connector)
     if "PageService" in served:
-        dsync_grpc.add_PageServiceServicer_to_server(_PageServicer(connector), server)
+        _add_page_service(server, connector)
     if "LedgerService" in served:
         dsync_grpc.add_LedgerServiceServicer_to_server(_LedgerServicer(connector), server)
     if "PlanService" in served:
@@ -141,17 +143,34 @@ class _ExtensionServicer(dsync_grpc.ExtensionServiceServicer):
         return dsync.CheckResponse(findings=map(values.finding_to_pb, findings))
 
 
-class _PageServicer(dsync_grpc.PageServiceServicer):
+class _PageServicer:
+    """PageService by hand: its two methods take and give our types, as `page_codec` makes them."""
+
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
 
-    async def ReadPage(self, request: dsync.ReadPageRequest, context: object) -> dsync.ReadPageResponse:
-        page = await fallback.read_page(self._connector, messages.read_page_from_pb(request))
-        return messages.page_to_pb(pages.packed(page))
+    async def ReadPage(self, request: ReadRequest, context: object) -> Page:
+        return await fallback.read_page(self._connector, request)
 
-    async def WritePage(self, request: dsync.WritePageRequest, context: object) -> dsync.WritePageResponse:
-        rows = await fallback.write_page(self._connector, messages.write_page_from_pb(request))
-        return dsync.WritePageResponse(rows=rows)
+    async def WritePage(self, request: WriteRequest, context: object) -> dsync.WritePageResponse:
+        return dsync.WritePageResponse(rows=await fallback.write_page(self._connector, request))
+
+
+def _add_page_service(server: aio.Server, connector: Connector) -> None:
+    servicer = _PageServicer(connector)
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "ReadPage": grpc.unary_unary_rpc_method_handler(
+            servicer.ReadPage,
+            request_deserializer=lambda data: messages.read_page_from_pb(dsync.ReadPageRequest.FromString(data)),
+            response_serializer=page_codec.encode_page,
+        ),
+        "WritePage": grpc.unary_unary_rpc_method_handler(
+            servicer.WritePage,
+            request_deserializer=page_codec.decode_write_request,
+            response_serializer=dsync.WritePageResponse.SerializeToString,
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("dsync.v1.PageService", handlers),))
 
 
 class _LedgerServicer(dsync_grpc.LedgerServiceServicer):

@@ -71,24 +71,25 @@ def read_page_from_pb(message: dsync.ReadPageRequest) -> t.ReadRequest:
     )
 
 
-def page_to_pb(page: t.Page) -> dsync.ReadPageResponse:
-    """A page with a packed body or a reference; one of records is packed before."""
-    message = dsync.ReadPageResponse(rows=page.rows, next_cursor=page.next_cursor, type=page_type_to_pb(page.type))
-    if page.ref is not None:
-        message.ref.CopyFrom(ref_to_pb(page.ref))
-    else:
-        message.packed = _packed_body(page)
-    return message
+def page_head_to_pb(page: t.Page) -> dsync.ReadPageResponse:
+    """A page without its packed body, which `dsync.protocol.page_codec` appends."""
+    return dsync.ReadPageResponse(
+        ref=ref_to_pb(page.ref) if page.ref else None,
+        rows=page.rows,
+        next_cursor=page.next_cursor,
+        type=page_type_to_pb(page.type),
+    )
 
 
-def page_from_pb(message: dsync.ReadPageResponse) -> t.Page:
-    by_reference = message.WhichOneof("body") == "ref"
+def page_from_head(message: dsync.ReadPageResponse, body: t.Buffer) -> t.Page:
+    """The page with the body that was found beside its head; a reference goes before a body."""
+    ref = ref_from_pb(message.ref) if message.HasField("ref") else None
     return t.Page(
         type=page_type_from_pb(message.type),
         rows=message.rows,
         next_cursor=message.next_cursor,
-        packed=None if by_reference else message.packed,
-        ref=ref_from_pb(message.ref) if by_reference else None,
+        packed=body if ref is None else None,
+        ref=ref,
     )
 
 
@@ -100,30 +101,24 @@ def ref_from_pb(message: dsync.PageRef) -> t.PageRef:
     return t.PageRef(name=message.name, size_bytes=message.size_bytes)
 
 
-def write_page_to_pb(request: t.WriteRequest) -> dsync.WritePageRequest:
+def write_page_head_to_pb(request: t.WriteRequest) -> dsync.WritePageRequest:
+    """A page to write without its packed body."""
     page = request.page
-    message = dsync.WritePageRequest(
+    return dsync.WritePageRequest(
         namespace=request.namespace,
         type=page_type_to_pb(page.type),
+        ref=ref_to_pb(page.ref) if page.ref else None,
         rows=page.rows,
         columns=request.columns,
         context=context_to_pb(request.context) if request.context else None,
         upsert=request.upsert,
     )
-    if page.ref is not None:
-        message.ref.CopyFrom(ref_to_pb(page.ref))
-    else:
-        message.packed = _packed_body(page)
-    return message
 
 
-def write_page_from_pb(message: dsync.WritePageRequest) -> t.WriteRequest:
-    by_reference = message.WhichOneof("body") == "ref"
+def write_page_from_head(message: dsync.WritePageRequest, body: t.Buffer) -> t.WriteRequest:
+    ref = ref_from_pb(message.ref) if message.HasField("ref") else None
     page = t.Page(
-        type=page_type_from_pb(message.type),
-        rows=message.rows,
-        packed=None if by_reference else message.packed,
-        ref=ref_from_pb(message.ref) if by_reference else None,
+        type=page_type_from_pb(message.type), rows=message.rows, packed=body if ref is None else None, ref=ref
     )
     return t.WriteRequest(
         namespace=message.namespace,
@@ -132,12 +127,6 @@ def write_page_from_pb(message: dsync.WritePageRequest) -> t.WriteRequest:
         context=context_from_pb(message.context) if message.HasField("context") else None,
         upsert=message.upsert,
     )
-
-
-def _packed_body(page: t.Page) -> bytes:
-    if page.packed is None:
-        raise ValueError("a page of single records is packed before it is sent")
-    return page.packed if isinstance(page.packed, bytes) else bytes(page.packed)
 
 
 def context_to_pb(context: t.WriteContext) -> dsync.WriteContext:

@@ -30,7 +30,6 @@ PAIRS: list[Pair] = [
     (t.SessionRequest, handshake.session_to_pb, handshake.session_from_pb),
     (t.CheckRequest, handshake.check_to_pb, handshake.check_from_pb),
     (t.ReadRequest, pages.read_page_to_pb, pages.read_page_from_pb),
-    (t.Page, pages.page_to_pb, pages.page_from_pb),
     (t.PageRef, pages.ref_to_pb, pages.ref_from_pb),
     (t.WriteContext, pages.context_to_pb, pages.context_from_pb),
     (t.UpdateBatch, pages.update_batch_to_pb, pages.update_batch_from_pb),
@@ -66,15 +65,6 @@ def test_a_value_survives_the_wire(pair: Pair, data: st.DataObject) -> None:
     cls, to_pb, from_pb = pair
     value = data.draw(strategies.values(cls))
     assert from_pb(_wire(to_pb(value))) == value
-
-
-@settings(max_examples=40, deadline=None)
-@given(request=strategies.values(t.WriteRequest))
-def test_a_page_to_write_survives_the_wire(request: t.WriteRequest) -> None:
-    """The cursor of a page that is read is not sent along when it is written: the context has its own."""
-    arrived = pages.write_page_from_pb(_wire(pages.write_page_to_pb(request)))
-    page = dataclasses.replace(request.page, next_cursor=b"")
-    assert arrived == dataclasses.replace(request, page=page)
 
 
 @settings(max_examples=40, deadline=None)
@@ -194,12 +184,6 @@ def test_a_time_that_python_cannot_hold_is_no_time() -> None:
     assert pages.update_batch_from_pb(_wire(message)).time is None
     message.time.FromDatetime(datetime(2026, 1, 2, tzinfo=UTC))
     assert pages.update_batch_from_pb(_wire(message)).time == datetime(2026, 1, 2, tzinfo=UTC)
-
-
-def test_a_page_without_a_body_is_an_empty_page() -> None:
-    """Proto3 does not send an empty `packed` from every language."""
-    page = pages.page_from_pb(dsync.ReadPageResponse(type=dsync.PAGE_TYPE_BSON))
-    assert page == t.Page(type=t.PageType.BSON, rows=0, packed=b"")
 
 
 def test_a_secret_payload_stays_out_of_a_steps_repr() -> None:
