@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from dsync.sdk.errors import PluginBugError, RecordError
 from dsync.sdk.types import Buffer
@@ -47,21 +47,18 @@ _MISSES_SHARE = 5
 
 
 class _Expectation:
-    """Which columns a quick loop is made for; learns from each page."""
+    """Which columns a quick loop is made for; learns from each page. Safe to share between threads."""
 
     def __init__(self, columns: int) -> None:
         self.present = frozenset(range(columns))
-        self._nulls: Counter[int] = Counter()
 
-    def note(self, nulls: Iterable[int]) -> None:
-        """A row has missed; these of its columns had no value."""
-        self._nulls.update(nulls)
+    def learn(self, *, rows: int, misses: int, nulls: Counter[int]) -> bool:
+        """After a page: whether another set of columns is to be expected from now on.
 
-    def learn(self, *, rows: int, misses: int) -> bool:
-        """After a page: whether another set of columns is to be expected from now on."""
+        `nulls` counts by column what was NULL in rows that missed.
+        """
         before = self.present
-        self.present -= {column for column, count in self._nulls.items() if count * _NULLS_SHARE > rows}
-        self._nulls.clear()
+        self.present = before - {column for column, count in nulls.items() if count * _NULLS_SHARE > rows}
         if self.present == before and misses * _MISSES_SHARE > rows:
             self.present = frozenset()
         return self.present != before
@@ -102,17 +99,19 @@ class RowEncoder:
         stream = bytes(data)
         position, last = _rows_of(stream)
         out = bytearray()
-        position, rows, misses = self._quick(stream, position, last, out, self._one_row)
+        nulls: Counter[int] = Counter()
+
+        def missed(data: bytes, position: int, out: bytearray) -> int:
+            after, _, _ = self._careful(data, position, position + 1, out, _refuse_row)
+            nulls.update(encoding.null_columns(data, position, has_ctid=self.needs_ctid))
+            return after
+
+        position, rows, misses = self._quick(stream, position, last, out, missed)
         if position != last:
             raise _malformed(position)
-        if self._expectation.learn(rows=rows, misses=misses):
+        if self._expectation.learn(rows=rows, misses=misses, nulls=nulls):
             self._quick = compile_encoder(self._layout, present=self._expectation.present)
         return bytes(out), rows
-
-    def _one_row(self, data: bytes, position: int, out: bytearray) -> int:
-        after, _, _ = self._careful(data, position, position + 1, out, _refuse_row)
-        self._expectation.note(encoding.null_columns(data, position, has_ctid=self.needs_ctid))
-        return after
 
 
 class RowDecoder:
@@ -142,8 +141,18 @@ class RowDecoder:
         """
         data = bytes(documents) if isinstance(documents, bytes | bytearray | memoryview) else b"".join(documents)
         out = bytearray(_HEADER)
-        _, rows, misses = self._quick(data, 0, len(data), out, self._one_document)
-        if self._expectation.learn(rows=rows, misses=misses):
+        nulls: Counter[int] = Counter()
+
+        def missed(data: bytes, position: int, rows: int, out: bytearray) -> int:
+            if not self._expectation.present:
+                # What the careful loop has missed, it would miss again.
+                return self._foreign_document(data, position, rows, out)
+            after = self._one_document(data, position, rows, out)
+            nulls.update(decoding.null_columns(self._layout, data, position))
+            return after
+
+        _, rows, misses = self._quick(data, 0, len(data), out, missed)
+        if self._expectation.learn(rows=rows, misses=misses, nulls=nulls):
             self._quick = compile_decoder(self._layout, present=self._expectation.present)
         out += _TRAILER
         return bytes(out), rows
@@ -153,7 +162,6 @@ class RowDecoder:
             return self._foreign_document(data, position, rows, out)
 
         after, _, _ = self._careful(data, position, position + 1, out, missed)
-        self._expectation.note(decoding.null_columns(self._layout, data, position))
         return after
 
     def _foreign_document(self, data: bytes, position: int, rows: int, out: bytearray) -> int:

@@ -176,3 +176,21 @@ def test_times_are_what_python_makes_of_them() -> None:
     packed, _ = RowEncoder(columns).encode_copy_binary(page)
     assert [document["v"] for document in bson.decode_all(packed)] == [moment.isoformat() for moment in moments]
     assert RowDecoder(columns).decode(packed) == (page, len(moments))
+
+
+def test_columns_that_are_often_null_are_learned() -> None:
+    """Pages of any mixture are right before, while and after the loops adapt to them."""
+    columns = table(k="integer", a="integer", b="text", c="bigint", d="text")
+    encoder, decoder = RowEncoder(columns), RowDecoder(columns)
+    one, eight, text = struct.pack(">i", 1), struct.pack(">q", 8), b"text"
+    full: list[bytes | None] = [one, one, text, eight, text]
+    pages = [
+        copy_page([full] * 50),
+        copy_page([[one, None, text, eight, text], full] * 50),
+        copy_page([[one, one, text, None, None], full] * 50),
+        copy_page([full] * 200 + [[one, None, None, None, None]]),
+    ]
+    for page in [*pages, *reversed(pages)]:
+        packed, rows = encoder.encode_copy_binary(page)
+        assert len(bson.decode_all(packed)) == rows
+        assert decoder.decode(packed) == (page, rows)
