@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from dsync.app.ends import open_connector
+from dsync.app.requests import EndsRequest
 from dsync.coordinator.ends import End
-from dsync.plugins.manager import OpenOptions, open_endpoint
-from dsync.plugins.registry import Registry
 from dsync.plugins.runtime import runtime_directory
 from dsync.protocol.types import Role
 
@@ -25,15 +25,12 @@ class OneEnd:
 async def meet_one(
     reference: str, role: Role, *, attach: Literal["process", "inline"] = "process", allow_plaintext: bool = False
 ) -> AsyncIterator[OneEnd]:
-    """Start or reach one connector and ask who it is; it is left when the block is.
+    """Start or reach one connector and ask who it is; it ends with the block.
 
     Raises:
-        DsyncError: as `open_endpoint`, and what the first contact with its server gives.
+        DsyncError: as `meet` does for two.
     """
-    registry = Registry.installed()
-    settings = OpenOptions(attach=attach, allow_plaintext=allow_plaintext)
+    request = EndsRequest(source=reference, sink=reference, attach=attach, allow_plaintext=allow_plaintext)
     with runtime_directory() as runtime:
-        async with open_endpoint(
-            reference, registry=registry, runtime=runtime, label=role.name.lower(), settings=settings
-        ) as opened:
-            yield OneEnd(end=await End.meet(opened.connector, role), display=opened.display)
+        async with open_connector(reference, role, request, runtime=runtime) as (end, opened):
+            yield OneEnd(end=end, display=opened.display)

@@ -22,7 +22,7 @@ class Printed:
     def json(self) -> dict[str, Any]:
         """The one object on stdout; fails where there is anything else."""
         (line,) = self.stdout.splitlines()
-        found = json.loads(line)
+        found: dict[str, Any] = json.loads(line)
         assert list(found) == ["command", "ok", "summary", "result", "error"]
         return found
 
