@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from dsync.app.requests import EndsRequest
 from dsync.coordinator.ends import End
 from dsync.coordinator.spec import EndpointIdentity
+from dsync.coordinator.tasks import task_group
 from dsync.plugins.manager import OpenEndpoint, OpenOptions, open_endpoint
 from dsync.plugins.registry import Registry
 from dsync.plugins.runtime import page_store, runtime_directory
@@ -86,28 +87,62 @@ async def open_connector(
 
 
 @asynccontextmanager
+async def opening(
+    request: EndsRequest,
+    *,
+    redactor: Redactor | None = None,
+    on_event: Callable[[PluginEvent], None] = lambda _: None,
+) -> AsyncIterator[Callable[[], Awaitable[Meeting]]]:
+    """Start both ends at once, and go on with other work meanwhile: what is yielded waits for them.
+
+    On leaving, both plug-ins have ended and their private files are gone.
+    """
+    with ExitStack() as stack:
+        runtime = stack.enter_context(runtime_directory())
+        pages = None
+        if request.attach == "process":
+            pages = stack.enter_context(page_store(runtime, need_bytes=_PAGES_NEED_BYTES))
+        leaving = asyncio.Event()
+
+        async def hold(reference: str, role: Role, ready: asyncio.Future[tuple[End, OpenEndpoint]]) -> None:
+            async with open_connector(
+                reference, role, request, runtime=runtime, redactor=redactor, on_event=on_event
+            ) as opened:
+                ready.set_result(opened)
+                await leaving.wait()
+
+        loop = asyncio.get_running_loop()
+        source_ready: asyncio.Future[tuple[End, OpenEndpoint]] = loop.create_future()
+        sink_ready: asyncio.Future[tuple[End, OpenEndpoint]] = loop.create_future()
+
+        async def met() -> Meeting:
+            source, source_opened = await source_ready
+            sink, sink_opened = await sink_ready
+            return Meeting(
+                source=source,
+                sink=sink,
+                source_identity=identity_of(request.source, source_opened.display),
+                sink_identity=identity_of(request.sink, sink_opened.display),
+                pages=pages,
+            )
+
+        # A connector is closed by the task that opened it; where one cannot be opened, the group ends the block.
+        async with task_group() as tasks:
+            tasks.create_task(hold(request.source, Role.SOURCE, source_ready))
+            tasks.create_task(hold(request.sink, Role.SINK, sink_ready))
+            try:
+                yield met
+            finally:
+                leaving.set()
+
+
+@asynccontextmanager
 async def meet(
     request: EndsRequest,
     *,
     redactor: Redactor | None = None,
     on_event: Callable[[PluginEvent], None] = lambda _: None,
 ) -> AsyncIterator[Meeting]:
-    """Open both ends at once; on leaving, both plug-ins have ended and their private files are gone."""
-    async with AsyncExitStack() as stack:
-        runtime = stack.enter_context(runtime_directory())
-        pages = None
-        if request.attach == "process":
-            pages = stack.enter_context(page_store(runtime, need_bytes=_PAGES_NEED_BYTES))
-        (source, source_opened), (sink, sink_opened) = [
-            await stack.enter_async_context(
-                open_connector(reference, role, request, runtime=runtime, redactor=redactor, on_event=on_event)
-            )
-            for reference, role in ((request.source, Role.SOURCE), (request.sink, Role.SINK))
-        ]
-        yield Meeting(
-            source=source,
-            sink=sink,
-            source_identity=identity_of(request.source, source_opened.display),
-            sink_identity=identity_of(request.sink, sink_opened.display),
-            pages=pages,
-        )
+    """Both ends, once they have said who they are."""
+    async with opening(request, redactor=redactor, on_event=on_event) as met:
+        yield await met()

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dsync.app.ends import Meeting, meet
+from dsync.app.ends import Meeting, opening
 from dsync.app.flows import ChosenRun, choose_run, find_or_begin_flow
 from dsync.app.requests import SyncRequest, default_parallel
 from dsync.coordinator.ends import negotiate, open_sessions
@@ -21,12 +21,12 @@ from dsync.coordinator.spec import FlowSpec
 from dsync.coordinator.tasks import task_group
 from dsync.protocol.errors import DsyncError
 from dsync.protocol.types import SessionRequest
-from dsync.state import DEFAULT_SINK, LeaseHeldError, NamespaceState, Phase, RunRow, Store, this_process
+from dsync.state import DEFAULT_SINK, LeaseHeldError, NamespaceState, Phase, RunRow, this_process
 from dsync.state.lease import acquire, heartbeats
 from dsync.verify import VerifyOptions, VerifyReport, verify
 
 if TYPE_CHECKING:
-    from dsync.state import Lease
+    from dsync.state import Lease, Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +91,10 @@ async def sync(request: SyncRequest, emit: EventHandler, stopping: asyncio.Event
         DsyncError: with the exit code that says whose move it is.
     """
     async with AsyncExitStack() as stack:
-        store = stack.enter_context(Store.open(request.state or None))
-        meeting = await stack.enter_async_context(meet(request))
+        met = await stack.enter_async_context(opening(request))
+        # While the plug-ins start: the store's imports take as long as theirs, and it is made the first time.
+        store = stack.enter_context(await asyncio.to_thread(_open_store, request.state))
+        meeting = await met()
         meeting.refuse_same_ends()
         spec = spec_of(request, meeting)
         fingerprint = spec.fingerprint(meeting.source.info.id, meeting.sink.info.id)
@@ -102,6 +104,12 @@ async def sync(request: SyncRequest, emit: EventHandler, stopping: asyncio.Event
         if chosen.is_finished and not request.verify:
             return SyncOutcome(flow=flow.flow, flow_name=flow.name or "", run=chosen.run, result=None)
         return await _run(store, request, spec, fingerprint, meeting, chosen, emit, stopping)
+
+
+def _open_store(location: str) -> Store:
+    from dsync.state.store import Store
+
+    return Store.open(location or None)
 
 
 async def _run(

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dsync.coordinator.cursor import UnitCursor
 from dsync.coordinator.deliver import UnitProgress
@@ -25,9 +25,11 @@ from dsync.state import (
     NamespaceState,
     Phase,
     RunRow,
-    Store,
     finish_units,
 )
+
+if TYPE_CHECKING:
+    from dsync.state import Store
 
 T = TypeVar("T")
 
