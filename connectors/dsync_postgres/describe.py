@@ -74,6 +74,7 @@ def _describe(
         estimated_rows=max(0, int(table.estimated_rows)),
         size_bytes=table.size_bytes,
         rowless=not table.has_rows,
+        parent=table.parents[0].namespace if table.is_partition and table.parents else "",
         kind="partition" if table.is_partition and table.kind == "r" else _KINDS[table.kind],
     )
 

@@ -108,7 +108,11 @@ class Planner:
         description = await self.source.connector.describe(
             DescribeRequest(definition_for=dialect, peer_version=self.sink.info.version)
         )
-        chosen = namespaces.select([item.namespace for item in description.namespaces], self.spec.namespaces)
+        chosen = namespaces.select(
+            [item.namespace for item in description.namespaces],
+            self.spec.namespaces,
+            parents={item.namespace: item.parent for item in description.namespaces if item.parent},
+        )
         return description, chosen
 
     async def _names_without_schema(self) -> list[str]:

@@ -9,7 +9,7 @@ compared with the name's last parts, so `orders` finds `public.orders`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -123,10 +123,17 @@ def literal(text: str) -> str:
     return join(part for part, _ in parts)
 
 
-def select(namespaces: Sequence[str], include: Sequence[str], exclude: Sequence[str] = ()) -> dict[str, str]:
+def select(
+    namespaces: Sequence[str],
+    include: Sequence[str],
+    exclude: Sequence[str] = (),
+    *,
+    parents: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Source name → sink name for every namespace that a pattern includes and none excludes, in the given order.
 
-    No include pattern means all. The first pattern that matches decides the name.
+    No include pattern means all. The first pattern that matches decides the name. `parents` says which namespaces are
+    partitions, and of which: they are chosen with it, keeping their names.
 
     Raises:
         RequestError: an include pattern matches nothing, or two namespaces would arrive under one name.
@@ -141,15 +148,24 @@ def select(namespaces: Sequence[str], include: Sequence[str], exclude: Sequence[
             )
     chosen: dict[str, str] = {}
     for name in namespaces:
-        if any(pattern.matches(name) for pattern in unwanted):
+        lineage = _lineage(name, parents or {})
+        if any(pattern.matches(each) for pattern in unwanted for each in lineage):
             continue
         first = next((pattern for pattern in wanted if pattern.matches(name)), None)
         if first is not None:
             chosen[name] = first.rename(name)
-        elif not wanted:
+        elif not wanted or any(pattern.matches(each) for pattern in wanted for each in lineage):
             chosen[name] = name
     _refuse_collisions(chosen)
     return chosen
+
+
+def _lineage(name: str, parents: Mapping[str, str]) -> list[str]:
+    """A namespace, what it is a partition of, and so on upwards."""
+    lineage = [name]
+    while (parent := parents.get(lineage[-1])) and parent not in lineage:
+        lineage.append(parent)
+    return lineage
 
 
 def _refuse_collisions(chosen: dict[str, str]) -> None:

@@ -372,6 +372,8 @@ class NamespaceDescription:
     rowless: bool = False
     """Copied, but not by rows of its own: a partitioned parent, a view."""
     kind: str = "table"
+    parent: str = ""
+    """The namespace whose partition this is: choosing that one chooses this too."""
 
     @property
     def key(self) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ def _namespace_to_pb(namespace: t.NamespaceDescription) -> dsync.NamespaceDescri
         estimated_rows=namespace.estimated_rows,
         size_bytes=namespace.size_bytes,
         rowless=namespace.rowless,
+        parent=namespace.parent,
         kind=namespace.kind,
     )
 
@@ -56,6 +57,7 @@ def _namespace_from_pb(message: dsync.NamespaceDescription) -> t.NamespaceDescri
         estimated_rows=message.estimated_rows,
         size_bytes=message.size_bytes,
         rowless=message.rowless,
+        parent=message.parent,
         kind=message.kind,
     )
 

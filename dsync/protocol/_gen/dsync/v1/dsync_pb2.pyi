@@ -1084,6 +1084,7 @@ class NamespaceDescription(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     ROWLESS_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     estimated_rows: _builtins.int
     size_bytes: _builtins.int
@@ -1091,6 +1092,8 @@ class NamespaceDescription(_message.Message):
     """Copied, but not by rows of its own (a partitioned parent, a view)."""
     kind: _builtins.str
     """"table", "partition", "view", …"""
+    parent: _builtins.str
+    """The namespace whose partition this is: choosing that one chooses this too."""
     @_builtins.property
     def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___Column]: ...
     def __init__(
@@ -1102,10 +1105,11 @@ class NamespaceDescription(_message.Message):
         size_bytes: _builtins.int = ...,
         rowless: _builtins.bool = ...,
         kind: _builtins.str = ...,
+        parent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "estimated_rows", b"estimated_rows", "kind", b"kind", "namespace", b"namespace", "rowless", b"rowless", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "estimated_rows", b"estimated_rows", "kind", b"kind", "namespace", b"namespace", "parent", b"parent", "rowless", b"rowless", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
