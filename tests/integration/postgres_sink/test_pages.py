@@ -53,12 +53,15 @@ async def test_a_repeated_page_is_written_once(db: Database, open_sink: OpenSink
     """Its answer may have been lost; the same sequence number and cursor are the same write."""
     sink = open_sink(db)
     await sink.open("u")
-    request = sink.request(rows(db, 1, 10))
-    assert await sink.write(request) == 10
-    assert await sink.side.write_page(request) == 10
-    assert await open_sink(db).side.write_page(request) == 10
-    assert sink.count() == 10
-    assert sink.ledger() == [("u", 1, b"c", 10, False)]
+    request = sink.request(rows(db, 1, 5000))
+    assert await sink.write(request) == 5000
+    size = db.value("SELECT pg_relation_size('t')")
+    assert await sink.side.write_page(request) == 5000
+    assert await open_sink(db).side.write_page(request) == 5000
+    assert sink.count() == 5000
+    assert sink.ledger() == [("u", 1, b"c", 5000, False)]
+    # Not written and taken back: not even begun.
+    assert db.value("SELECT pg_relation_size('t')") == size
 
 
 async def test_a_repeated_page_is_recognised_before_its_key_objects(db: Database, open_sink: OpenSink) -> None:

@@ -135,10 +135,13 @@ async def test_without_consent_nothing_is_dropped_and_the_way_out_is_named(
     assert state(target) == before
 
 
+@pytest.mark.parametrize("left", ["DROP CONSTRAINT known", "DISABLE TRIGGER USER"])
 async def test_a_role_that_does_not_own_the_table_is_told_what_to_grant(
-    source_db: DatabaseFactory, sink_db: DatabaseFactory, open_sink: OpenSink
+    source_db: DatabaseFactory, sink_db: DatabaseFactory, open_sink: OpenSink, left: str
 ) -> None:
+    """For triggers as for foreign keys."""
     source, target = source_db(family), sink_db(guarded)
+    target.run(f"ALTER TABLE child {left}".encode())  # type: ignore[arg-type]
     uri = target.owner_uri()
     target.run("GRANT ALL ON child, parent TO public")
     request = prepare_request(await describe(source), dry_run=True)
