@@ -99,8 +99,10 @@ async def _choose(meeting: Meeting, request: VerifyRequest, flow: FlowEnds | Non
     source = meeting.source
     if source.serves("SchemaService"):
         described = await source.connector.describe(DescribeRequest())
-        with_rows = [item.namespace for item in described.namespaces if not item.rowless]
-        return namespaces.select(with_rows, patterns)
+        parents = {item.namespace: item.parent for item in described.namespaces if item.parent}
+        chosen = namespaces.select([item.namespace for item in described.namespaces], patterns, parents=parents)
+        rowless = {item.namespace for item in described.namespaces if item.rowless}
+        return {source: target for source, target in chosen.items() if source not in rowless}
     if patterns:
         return namespaces.select([namespaces.literal(text) for text in patterns], patterns)
     if source.info.source is None or not source.info.source.default_plan:
