@@ -34,8 +34,12 @@ from dsync_postgres.targets import may_be_replica, read_targets
 _SECRET_KINDS = ("USER MAPPING", "SERVER", "FOREIGN DATA WRAPPER")
 
 
-def prepare(connection: Connection, request: types.PrepareRequest, options: PostgresOptions) -> types.Prepared:
+def prepare(
+    connection: Connection, request: types.PrepareRequest, options: PostgresOptions, *, source_sessions: str = ""
+) -> types.Prepared:
     """Create what is missing, set aside what would fire, and say how each namespace is to be loaded.
+
+    `source_sessions` is how the application names of this flow's sessions at its source begin.
 
     Raises:
         SinkNotEmptyError: tables hold rows that are not this flow's; nothing was changed.
@@ -43,6 +47,7 @@ def prepare(connection: Connection, request: types.PrepareRequest, options: Post
         PrivilegeError: this role may not make the ledger, or not what is missing.
         PermanentError: a finding stops the flow; nothing was changed.
     """
+    _refuse_same_database(connection, request, source_sessions)
     if request.dry_run:
         return _try(connection, request, options)
     ledger.install(connection)
@@ -59,6 +64,26 @@ def prepare(connection: Connection, request: types.PrepareRequest, options: Post
         failpoint("sink.before_prepare_commit")
     failpoint("sink.after_prepare_commit")
     return prepared
+
+
+def _refuse_same_database(connection: Connection, request: types.PrepareRequest, source_sessions: str) -> None:
+    """Physical copies of a server share every name and number, but not who is connected to them.
+
+    The source of a flow holds its snapshot by a session with the flow's name; seen here, it is in this database.
+    """
+    if not request.flow or not source_sessions:
+        return
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
+        " AND starts_with(application_name, %s)), current_database()::text",
+        [source_sessions],
+    ).fetchone()
+    assert row is not None, "a SELECT without FROM gives one row"
+    if row[0]:
+        raise errors.RequestError(
+            f"preparing the sink: it is the flow's own source, database {row[1]}; a database cannot be copied into "
+            "itself, name another one as the sink"
+        )
 
 
 def _try(connection: Connection, request: types.PrepareRequest, options: PostgresOptions) -> types.Prepared:

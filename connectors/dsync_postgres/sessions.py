@@ -173,9 +173,13 @@ class Sessions:
 
     @property
     def _flow_prefix(self) -> str:
-        flow = re.sub(r"[^A-Za-z0-9_-]", "", self.request.flow)[:16] or "-"
         # Both ends of a flow may lie on one server; each ends its own leftovers only.
-        side = {types.Role.SOURCE: "source", types.Role.SINK: "sink"}.get(self.request.role, "any")
+        return self.prefix_of(self.request.role)
+
+    def prefix_of(self, role: types.Role) -> str:
+        """How the application names of the flow's sessions at that end begin."""
+        flow = re.sub(r"[^A-Za-z0-9_-]", "", self.request.flow)[:16] or "-"
+        side = {types.Role.SOURCE: "source", types.Role.SINK: "sink"}.get(role, "any")
         return f"dsync/{flow}/{side}-"
 
     async def open(self, role: str) -> Session:

@@ -99,7 +99,12 @@ class SinkSide:
     async def prepare(self, request: types.PrepareRequest) -> types.Prepared:
         """Create what is missing and say how each namespace is to be loaded. Repeatable."""
         self._tables.clear()
-        work = partial(prepare, request=request, options=self._sessions.options)
+        work = partial(
+            prepare,
+            request=request,
+            options=self._sessions.options,
+            source_sessions=self._sessions.prefix_of(types.Role.SOURCE),
+        )
         return await self._sessions.run("preparing the sink", work)
 
     async def finish(self, context: types.WriteContext, step: types.FinishStep, source_data: bytes) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 import pytest
+from dsync_postgres.connector import PostgresConnector
+from dsync_postgres.options import PostgresOptions
 from psycopg import sql
 
-from dsync.sdk import errors, types
+from dsync.sdk import PluginContext, errors, types
 from tests.integration.postgres_schema.support import make_roles, nasty
 from tests.integration.postgres_sink.conftest import OpenSink
 from tests.integration.postgres_sink.support import (
@@ -485,3 +488,44 @@ async def test_row_security_that_judges_our_rows_stops(
     tried = await open_sink(target, uri=uri).side.prepare(request)
     assert [f.code for f in tried.findings if f.severity is types.Severity.STOP] == ["row-security"]
     assert not (await open_sink(target).side.prepare(request)).findings
+
+
+# ------------------------------------------------------------------ the same database
+
+
+@pytest.mark.parametrize("pg_pair", [(15, 15), (18, 18)], indirect=True)
+@pytest.mark.parametrize("policy", [types.OnExisting.ERROR, types.OnExisting.TRUNCATE, types.OnExisting.DROP])
+async def test_a_database_is_not_copied_into_itself(
+    source_db: DatabaseFactory, open_sink: OpenSink, tmp_path: Path, policy: types.OnExisting
+) -> None:
+    """Whoever connects to it, and whatever policy would remove its rows; a dry run finds it too."""
+    source = source_db(shop)
+    connector = PostgresConnector(source.uri, PostgresOptions(), PluginContext(private_directory=tmp_path))
+    sink = open_sink(source, uri=source.owner_uri())
+    await connector.open_session(types.SessionRequest(flow=sink.flow, run=sink.run, role=types.Role.SOURCE))
+    try:
+        description = await connector.describe(types.DescribeRequest())
+        await connector.open_plan([item.namespace for item in description.namespaces if not item.rowless])
+        for create, dry_run in ((True, True), (True, False), (False, False)):
+            request = prepare_request(description, create=create, dry_run=dry_run, on_existing=policy)
+            with pytest.raises(errors.RequestError, match="cannot be copied into itself"):
+                await sink.side.prepare(request)
+    finally:
+        await connector.close()
+    assert counts(source) == [(10, 100, 50, 5)]
+
+
+async def test_another_database_of_the_same_server_is_fine(
+    source_db: DatabaseFactory, sink_db: DatabaseFactory, open_sink: OpenSink, tmp_path: Path
+) -> None:
+    source, target = source_db(shop), sink_db()
+    connector = PostgresConnector(source.uri, PostgresOptions(), PluginContext(private_directory=tmp_path))
+    sink = open_sink(target)
+    await connector.open_session(types.SessionRequest(flow=sink.flow, run=sink.run, role=types.Role.SOURCE))
+    try:
+        description = await connector.describe(types.DescribeRequest(definition_for="postgres"))
+        await connector.open_plan([item.namespace for item in description.namespaces if not item.rowless])
+        await sink.side.prepare(prepare_request(description))
+    finally:
+        await connector.close()
+    assert "public.customer" in names(target)
