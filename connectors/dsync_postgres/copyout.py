@@ -76,7 +76,8 @@ def run_copy(
                 rows = result.command_tuples or 0
         elif error is None:
             error = psycopg.errors.error_from_result(result, encoding="utf-8")
-    if is_cut_off:
+    # Over the limit is over the limit, whether it was noticed before the end or after: pages must not depend on timing.
+    if is_cut_off or (limit_bytes and error is None and rows > 1 and buffer.tell() > limit_bytes):
         return CopyResult(
             body=b"", rows=_rows_within(buffer.getbuffer(), page_bytes, is_binary), is_cut_off=True, completed=completed
         )

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import pq, sql
 
-from dsync.sdk import errors
+from dsync.sdk import errors, failpoint
 from dsync_postgres.copyout import HEADER_BYTES, CopyResult, columns_of, run_copy, values
 from dsync_postgres.cursors import PageCursor, PartitionCursor, Tid
 from dsync_postgres.errors import translate
@@ -156,6 +156,7 @@ class PageRead:
             CapacityError: a row is over the message limit.
             SnapshotLostError: the plan's snapshot is gone.
         """
+        failpoint("source.before_copy")
         blocks = max(1, min(_MOST_BLOCKS, self._limits.page_bytes // max(1, cursor.density)))
         while True:
             end: Tid | None = (cursor.start[0] + blocks, 0)
@@ -182,6 +183,7 @@ class PageRead:
         return None if self._partition.end_block is None else (self._partition.end_block, 0)
 
     def _page(self, cursor: PageCursor, copied: _Copied, likely_bytes: int) -> CopiedPage:
+        failpoint("source.after_copy")
         if not copied.has_more or copied.end is None:
             return CopiedPage(body=copied.body, rows=copied.rows, next_cursor=b"")
         weight = len(copied.body)
@@ -293,8 +295,8 @@ class PageRead:
     def _place_after(self, start: Tid, end: Tid | None, rows: int) -> Tid | None:
         """The place of the row that follows the first so many; None: there is none."""
         found = self._query(
-            f"SELECT ctid::text FROM (SELECT ctid {self._reader.source} WHERE {between(start, end)}) places"
-            f" ORDER BY ctid OFFSET {rows} LIMIT 1"
+            f"SELECT place::text FROM (SELECT ctid AS place {self._reader.source} WHERE {between(start, end)}) places"
+            f" ORDER BY places.place OFFSET {rows} LIMIT 1"
         )
         return _tid(found[0][0]) if found else None
 

@@ -8,6 +8,9 @@ import secrets
 from dsync_postgres.sessions import Connection, Session, Sessions
 
 
+_LOOKS = 3
+
+
 class Pooling(enum.Enum):
     """What sits between a connection and its backend."""
 
@@ -28,16 +31,24 @@ async def find_pooling(sessions: Sessions) -> Pooling:
 
 
 async def _changes_backends(first: Session, second: Session) -> bool:
+    """Whether the first connection's statements ever ran on more than one backend, or lost a setting.
+
+    Several looks at each point: poolers hand out the backend that was used last, or take turns.
+    """
     mark = secrets.token_hex(8)
     await first.run("looking for a pooler", lambda connection: _mark(connection, mark))
-    before = await first.run("looking for a pooler", _backend)
+    seen = await _look(first)
     # While the second one is in a transaction the first one's next statement takes another backend, or its own.
     await second.run("looking for a pooler", _begin)
-    during = await first.run("looking for a pooler", _backend)
+    seen |= await _look(first)
     await second.run("looking for a pooler", _roll_back)
-    after = await first.run("looking for a pooler", _backend)
-    kept = await first.run("looking for a pooler", _read_mark)
-    return len({before, during, after}) > 1 or kept != mark
+    seen |= await _look(first)
+    return len(seen) > 1 or any(kept != mark for _, kept in seen)
+
+
+async def _look(session: Session) -> set[tuple[int, str]]:
+    """Backend and mark, as several transactions see them."""
+    return {await session.run("looking for a pooler", _backend_and_mark) for _ in range(_LOOKS)}
 
 
 def _backend(connection: Connection) -> int:
@@ -51,10 +62,10 @@ def _mark(connection: Connection, mark: str) -> None:
     connection.execute("SELECT set_config('dsync.mark', %s, false)", [mark])
 
 
-def _read_mark(connection: Connection) -> str:
-    row = connection.execute("SELECT current_setting('dsync.mark', true)").fetchone()
+def _backend_and_mark(connection: Connection) -> tuple[int, str]:
+    row = connection.execute("SELECT pg_backend_pid(), current_setting('dsync.mark', true)").fetchone()
     assert row is not None, "a SELECT without FROM gives one row"
-    return row[0] or ""
+    return int(row[0]), row[1] or ""
 
 
 def _begin(connection: Connection) -> None:

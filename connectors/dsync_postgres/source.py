@@ -13,7 +13,7 @@ from dsync.sdk import PluginContext, errors, types
 from dsync_postgres.checks import check_source
 from dsync_postgres.cursors import PageCursor, PartitionCursor
 from dsync_postgres.definition import encode_positions
-from dsync_postgres.description import Describer
+from dsync_postgres.description import DIALECT, Describer
 from dsync_postgres.documents import RowEncoder, split_documents
 from dsync_postgres.identity import read_identity
 from dsync_postgres.openplan import OpenPlan, look, open_plan
@@ -237,7 +237,7 @@ class SourceSide:
         A definition is dumped under a snapshot that the next `open_plan` goes on with, so that rows and schema are
         of one moment.
         """
-        if not request.definition_for:
+        if request.definition_for != DIALECT:
             return await self._describer.describe(request, self._held_name())
         async with self._planning:
             identity = await self._sessions.run("asking the server who it is", read_identity)

@@ -1,0 +1,133 @@
+"""A standby as source: it can be written to by nobody, us included."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from dsync.quickstart.servers import EmbeddedPostgres
+from dsync.sdk import types
+from tests.integration.postgres_source.conftest import OpenSource
+from tests.integration.postgres_source.support import Copy
+from tests.support.databases import Database, PgServers
+from tests.support.waiting import wait_for
+
+
+@pytest.fixture(params=[16, 18])
+def pair(request: pytest.FixtureRequest, own_servers: PgServers) -> Iterator[tuple[Database, Database]]:
+    """A primary with a table, and its standby."""
+    primary = own_servers.own(request.param)
+    database = Database(server=primary, name="postgres")
+    database.run(
+        "CREATE TABLE t (id int PRIMARY KEY, a int, filler text) WITH (autovacuum_enabled = off)",
+        "INSERT INTO t SELECT i, i, repeat('x', 100) FROM generate_series(1, 3000) i",
+    )
+    with EmbeddedPostgres(standby_of=primary, settings={"hot_standby_feedback": "on"}) as standby:
+        replica = Database(server=standby, name="postgres")
+        catch_up(database, replica)
+        yield database, replica
+
+
+def catch_up(primary: Database, standby: Database) -> None:
+    """Wait until the standby has replayed what the primary has written."""
+    position = primary.value("SELECT pg_current_wal_flush_lsn()::text")
+    wait_for(
+        lambda: standby.value("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [position]),
+        timeout_s=30,
+        what="the standby to catch up",
+    )
+
+
+async def test_a_standby_is_copied_and_resumed(pair: tuple[Database, Database], open_source: OpenSource) -> None:
+    """Snapshot, pages and verdicts need no write."""
+    primary, standby = pair
+    source = await open_source(standby)
+    plan = await source.plan("public.t")
+    copy = Copy(partitions=list(plan.partitions))
+    await copy.step(source, plan.partitions[0])
+    await copy.step(source, plan.partitions[0])
+    await source.connector.close()
+    primary.run("DELETE FROM t WHERE id > 2900")
+    catch_up(primary, standby)
+
+    again = await open_source(standby)
+    resumed = await again.connector.resume_plan(plan.snapshot, copy.progress())
+
+    assert [verdict.verdict for verdict in resumed.verdicts] == [types.Verdict.UNCHANGED]
+    await copy.finish(again)
+    assert sum(copy.lines().values()) == 2900
+    found = await again.connector.check(types.CheckRequest(role=types.Role.SOURCE))
+    assert "standby" in {finding.code for finding in found}
+
+
+async def test_a_standby_that_has_fallen_behind_is_no_continuation(
+    pair: tuple[Database, Database], open_source: OpenSource
+) -> None:
+    """Behind one name a lagging copy may answer: it shows older rows, each of which looks old enough."""
+    primary, standby = pair
+    standby.run("SELECT pg_wal_replay_pause()")
+    wait_for(lambda: standby.value("SELECT pg_get_wal_replay_pause_state() = 'paused'"))
+    primary.run("UPDATE t SET a = -a WHERE id = 5")
+    source = await open_source(primary)
+    plan = await source.plan("public.t")
+    copy = Copy(partitions=list(plan.partitions))
+    await copy.finish(source)
+    await source.connector.close()
+
+    behind = await open_source(standby)
+    resumed = await behind.connector.resume_plan(plan.snapshot, copy.progress())
+
+    (verdict,) = resumed.verdicts
+    assert verdict.verdict is types.Verdict.CHANGED
+    assert "log ends before" in verdict.reason
+
+
+async def test_after_a_promotion_nothing_copied_is_trusted(
+    pair: tuple[Database, Database], open_source: OpenSource
+) -> None:
+    """The new primary gives numbers of transactions again that the old one has used."""
+    primary, standby = pair
+    source = await open_source(primary)
+    plan = await source.plan("public.t")
+    copy = Copy(partitions=list(plan.partitions))
+    await copy.step(source, plan.partitions[0])
+    await source.connector.close()
+    catch_up(primary, standby)
+    standby.run("SELECT pg_promote()")
+
+    promoted = await open_source(standby)
+    resumed = await promoted.connector.resume_plan(plan.snapshot, copy.progress())
+
+    (verdict,) = resumed.verdicts
+    assert verdict.verdict is types.Verdict.CHANGED
+    assert "promoted" in verdict.reason
+
+
+async def test_a_copy_of_a_server_is_told_from_it(pair: tuple[Database, Database], open_source: OpenSource) -> None:
+    """They share system identifier, names and numbers; when each was started tells them apart."""
+    primary, standby = pair
+    one = await (await open_source(primary)).connector.get_info()
+    two = await (await open_source(standby)).connector.get_info()
+
+    assert one.id == two.id
+    assert one.spec != two.spec
+
+
+async def test_a_database_is_the_same_after_a_restart_and_no_other(
+    own_servers: PgServers, open_source: OpenSource
+) -> None:
+    """By which a resumed flow knows its endpoint."""
+    server = own_servers.own(18)
+    server.create_database("other")
+    before = await (source := await open_source(Database(server=server, name="postgres"))).connector.get_info()
+    other = await (await open_source(Database(server=server, name="other"))).connector.get_info()
+    await source.connector.close()
+
+    server.restart()
+
+    with psycopg.connect(server.uri()):
+        after = await (await open_source(Database(server=server, name="postgres"))).connector.get_info()
+    assert before.id == after.id
+    assert before.id != other.id
+    assert after.db_type == "postgres"
+    assert after.version.startswith("18.")
