@@ -7,7 +7,8 @@ caller decides how much runs at a time, so a statement here takes no parallel wo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from psycopg import sql
 
@@ -56,7 +57,7 @@ class Checksums:
     async def plan_ranges(self, namespace: str, key: Sequence[str], rows_per_range: int) -> list[types.KeyRange]:
         """Ranges of the key of about so many rows; one open range where the table cannot be cut well."""
         relation = await self._relation(namespace)
-        async with self._sessions.reading() as session:
+        async with self._reading() as session:
             return await session.run(
                 f"planning key ranges of {namespace}",
                 lambda connection: plan_ranges(connection, relation, tuple(key), rows_per_range),
@@ -69,7 +70,7 @@ class Checksums:
             UnsupportedError: the algorithm would not hash here as it does elsewhere; take another.
         """
         relation = await self._relation(request.namespace)
-        async with self._sessions.reading() as session:
+        async with self._reading() as session:
             return await session.run(
                 f"computing checksums of {request.namespace}",
                 lambda connection: self._sum(connection, relation, request),
@@ -79,7 +80,7 @@ class Checksums:
         """Hash of each row by key, or without a key each hash with its multiplicity. Closing it stops the server."""
         relation = await self._relation(request.namespace)
         operation = f"reading row hashes of {request.namespace}"
-        async with self._sessions.reading() as session:
+        async with self._reading() as session:
             await session.run(operation, lambda connection: self._open_hashes(connection, relation, request))
             while batch := await _fetch_hashes(session, operation, keyed=bool(request.key)):
                 yield batch
@@ -93,10 +94,26 @@ class Checksums:
         relation = await self._relation(request.namespace)
         if not request.keys:
             return []
-        async with self._sessions.reading() as session:
+        async with self._reading() as session:
             return await session.run(
                 f"reading rows of {request.namespace}", lambda connection: _read_rows(connection, relation, request)
             )
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Session]:
+        """A session under the copy's snapshot. Once that is lost, whoever relied on it is told; later calls go without.
+
+        Raises:
+            SnapshotLostError: it has been lost since the last call.
+        """
+        name = self._sessions.snapshot_name
+        try:
+            async with self._sessions.reading() as session:
+                yield session
+        except errors.SnapshotLostError:
+            if self._sessions.snapshot_name == name:
+                self._sessions.snapshot_name = ""
+            raise
 
     async def _relation(self, namespace: str) -> Relation:
         """What kind of relation it is; remembered, since that never changes for a name that stays."""

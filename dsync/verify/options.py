@@ -26,7 +26,7 @@ class VerifyOptions:
     snapshot_lost: bool = False
     """Live: a copy is judged without the snapshot it was read from; what may have changed since is reported apart."""
     lost_snapshot: bytes = b""
-    """With `snapshot_lost`: its name, by which a source may tell rows written since from others; empty: any may be."""
+    """The copy's snapshot, by which a source that has lost it may tell rows written since; empty: any may be."""
     changed: frozenset[str] = frozenset()
     """Source namespaces in which any row may have been written since it was copied, under whatever snapshot."""
     generations: int = 3

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from dsync.protocol.types import Column, NamespaceDescription
 from dsync.verify.report import Difference, Kind
 
+_GUESSED_ROW_BYTES = 100
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
@@ -28,11 +30,15 @@ class Pair:
     can_be_cut: bool = False
     """The key orders alike at both ends, is never NULL and is indexed at both."""
     estimated_rows: int = 0
-    row_bytes: int = 0
-    """About what a row weighs; 0: not known."""
+    size_bytes: int = 0
     differences: tuple[Difference, ...] = ()
     """Of the definition, not of rows."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def row_bytes(self) -> int:
+        """About what a row weighs; 0: not known."""
+        return self.size_bytes // self.estimated_rows if self.estimated_rows else 0
 
 
 def pair_described(
@@ -49,7 +55,7 @@ def pair_described(
     names = frozenset(column.name for column in common)
     key = source.key if set(source.key) <= names else ()
     extra = [column.name for column in target.columns if column.name not in {c.name for c in source.columns}]
-    rows = max(source.estimated_rows, target.estimated_rows, 0)
+    size_bytes = max(source.size_bytes, target.size_bytes)
     return Pair(
         source=source.namespace,
         target=target.namespace,
@@ -59,8 +65,9 @@ def pair_described(
         drops_columns=len(common) != len(wanted) or bool(extra),
         key=key,
         can_be_cut=bool(key) and target.key == key and _orders_alike(key, source.columns, theirs),
-        estimated_rows=rows,
-        row_bytes=source.size_bytes // rows if rows else 0,
+        # A table that was never analysed has no estimate, and may be large.
+        estimated_rows=max(source.estimated_rows, target.estimated_rows) or size_bytes // _GUESSED_ROW_BYTES,
+        size_bytes=size_bytes,
         differences=(
             *(_absent(column) for column in wanted if column.name not in names),
             *(_retyped(column, theirs[column.name]) for column in common if _differs(column, theirs, compare_types)),

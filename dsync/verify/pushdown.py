@@ -45,7 +45,7 @@ class PushedDown:
 
     async def plan(self) -> list[KeyRange]:
         """The ranges to compare, which together hold every row."""
-        is_small = self.pair.estimated_rows * self.pair.row_bytes < _SMALL_TABLE_BYTES
+        is_small = self.pair.size_bytes < _SMALL_TABLE_BYTES
         if not self.pair.can_be_cut or (is_small and self.pair.estimated_rows < self.options.rows_per_range):
             return [KeyRange()]
         ranges = await self.source.connector.plan_ranges(self.pair.source, self.pair.key, self.options.rows_per_range)

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
+from dsync.coordinator.events import SnapshotLost
 from dsync.coordinator.retries import Retries
 from dsync.coordinator.tasks import task_group
-from dsync.protocol.errors import MissingObjectError, UnsupportedError
+from dsync.protocol.errors import MissingObjectError, SnapshotLostError, UnsupportedError
 from dsync.protocol.interface import Connector
 from dsync.verify.algorithm import Algorithm
 from dsync.verify.canonical import id_text
@@ -36,15 +37,22 @@ async def verify(
 ) -> VerifyReport:
     """Compare source namespaces with the target's they are mapped to.
 
-    With `progress` a verification that was interrupted goes on where it was; a complete one forgets it.
+    With `progress` a verification that was interrupted goes on where it was; a complete one forgets it. Where the
+    source loses the copy's snapshot meanwhile the rest is compared live, by `lost_snapshot`.
 
     Raises:
         UnsupportedError: an end cannot be read back, and counting was not all that was asked for.
-        SnapshotLostError: the source held the copy's snapshot and has lost it; ask again with `snapshot_lost`.
         RetryableError: an end stayed unreachable for `retry_for_s`.
     """
-    verifier = Verifier(source, target, options, progress=progress or NoProgress(), emit=emit)
-    return await verifier.run(namespaces)
+    store = progress or NoProgress()
+    try:
+        return await Verifier(source, target, options, progress=store, emit=emit).run(namespaces)
+    except SnapshotLostError as exc:
+        if options.live:
+            raise
+        emit(SnapshotLost(reason=str(exc)))
+    without = replace(options, live=True, snapshot_lost=True)
+    return await Verifier(source, target, without, progress=store, emit=emit).run(namespaces)
 
 
 class Verifier:

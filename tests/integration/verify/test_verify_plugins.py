@@ -106,6 +106,30 @@ async def test_what_the_copys_snapshot_saw_is_what_counts(source_db: DatabaseFac
     assert lost.exit_code == 4
 
 
+async def test_a_holder_that_ends_meanwhile_leaves_a_live_verification(
+    source_db: DatabaseFactory, sink_db: DatabaseFactory
+) -> None:
+    """The rows that the source has written since are told apart; the fault that no write explains is one."""
+    source, target = source_db(), sink_db()
+    for database in (source, target):
+        database.run(MILLION.format(rows=3_000), "ANALYZE big")
+    target.run("DELETE FROM big WHERE id = 2000")
+    async with opened(source, target, "process") as (first, second):
+        plan = await first.connector.open_plan(["public.big"])
+        source.run("UPDATE big SET note = 'later' WHERE id < 100")
+        # With a timeout it waits until the session is gone.
+        ended = source.rows(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE '%holder%'"
+        )
+        assert ended == [(True,)]
+        options = VerifyOptions(live=False, settle_delay_s=0, generations=1, lost_snapshot=plan.snapshot)
+        names = {"public.big": "public.big"}
+        report = await verify(first.connector, second.connector, names, options)
+    assert report.live
+    assert (report.counts.missing, report.counts.faults, report.counts.changed_since) == (1, 1, 99)
+
+
 async def test_a_connector_that_dies_is_asked_again(source_db: DatabaseFactory, sink_db: DatabaseFactory) -> None:
     """Its process is started anew and the range compared once more; nothing is counted twice."""
     source, target = source_db(), sink_db()

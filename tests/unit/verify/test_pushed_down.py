@@ -7,8 +7,10 @@ import copy
 
 import pytest
 
+from dsync.coordinator.events import SnapshotLost
 from dsync.protocol.errors import (
     CapacityError,
+    HiddenRowsError,
     PermanentError,
     ServerUnavailableError,
     SnapshotLostError,
@@ -223,16 +225,34 @@ async def test_a_call_that_fails_for_now_is_repeated() -> None:
 
 
 async def test_an_error_that_nothing_helps_ends_it() -> None:
-    """With its own class, so that the caller knows what to do: a lost snapshot asks for a live comparison."""
+    """With its own class, so that the caller knows what to do."""
     source, target = ends(Table.of(500))
 
     def fail(method: str) -> None:
         if method == "get_checksum":
-            raise SnapshotLostError("the holder is gone")
+            raise HiddenRowsError("row security")
 
     source.before = fail
-    with pytest.raises(SnapshotLostError):
+    with pytest.raises(HiddenRowsError):
         await verify(source, target, SPACE, STILL)
+
+
+async def test_a_snapshot_that_is_lost_meanwhile_is_gone_on_without() -> None:
+    """The rest is compared live; what cannot be proved without the snapshot is told apart."""
+    source, target = ends(Table.of(500))
+    target.tables["s.t"].rows[5]["note"] = "wrong"
+    lost = iter([SnapshotLostError("the holder has ended")])
+
+    def lose(method: str) -> None:
+        if method == "get_row_hashes" and (error := next(lost, None)):
+            raise error
+
+    source.before = lose
+    events: list[object] = []
+    options = VerifyOptions(live=False, generations=1, settle_delay_s=0)
+    report = await verify(source, target, SPACE, options, emit=events.append)
+    assert [event.reason for event in events if isinstance(event, SnapshotLost)] == ["the holder has ended"]
+    assert (report.live, report.exit_code, report.counts.changed_since) == (True, 0, 1)
 
 
 async def test_cancelling_closes_what_is_open() -> None:
