@@ -222,17 +222,18 @@ def _features(entries: Iterable[TocEntry], sink: SinkFacts) -> Iterator[Finding]
 
 
 def _partition_identities(selection: SchemaSelection, source: SourceFacts, sink: SinkFacts) -> Iterator[Finding]:
-    if sink.server.major >= _PARTITION_IDENTITY_SINCE:
+    if not sink.server.major < _PARTITION_IDENTITY_SINCE <= source.version_num // 10000:
         return
     graph = selection.graph
-    parts = {graph.name(part) for parts in graph.partitions.values() for part in parts} & selection.tables
-    for name in sorted(parts):
+    # Each has the columns of its parent, so one line for the whole hierarchy says it.
+    tops = graph.partitions.keys() - {part for parts in graph.partitions.values() for part in parts}
+    for name in sorted({graph.name(top) for top in tops} & selection.tables):
         if name in source.tables and any(column.identity for column in source.tables[name].columns):
             yield warn(
                 "partition-identity",
                 name.namespace,
-                f"partitions have no identity columns of their own in PostgreSQL {sink.server.major}, so a row "
-                "inserted into the partition itself gets no number",
+                f"its partitions have no identity columns of their own in PostgreSQL {sink.server.major}, so a row "
+                "inserted into a partition itself gets no number",
                 "insert into the partitioned table",
             )
 

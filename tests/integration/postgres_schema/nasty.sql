@@ -176,6 +176,44 @@ COMMENT ON POLICY "see; own" ON shop.customer IS 'policy';
 ALTER TABLE shop.selfref ENABLE ROW LEVEL SECURITY;
 ALTER TABLE shop.selfref FORCE ROW LEVEL SECURITY;
 
+-- Rarer things ------------------------------------------------------------------------------------
+ALTER DOMAIN shop.positive ADD CONSTRAINT later CHECK (VALUE < 1e8) NOT VALID;
+CREATE TYPE shop.row_type AS (id integer, name text);
+CREATE TABLE shop.typed OF shop.row_type (PRIMARY KEY (id), name WITH OPTIONS DEFAULT 'typed');
+CREATE TABLE shop.swimmer (id integer NOT NULL, fins integer DEFAULT 2, CHECK (fins > 0));
+CREATE TABLE shop.otter (fur text) INHERITS (shop.animal, shop.swimmer) WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false);
+CREATE UNLOGGED TABLE shop.scratch_numbers (id integer GENERATED ALWAYS AS IDENTITY, v text COMPRESSION pglz);
+ALTER TABLE shop.scratch_numbers REPLICA IDENTITY NOTHING;
+CREATE INDEX ON shop.scratch_numbers USING hash (v) WITH (fillfactor = 60);
+CREATE INDEX scratch_expr ON shop.scratch_numbers ((v || 'x') text_pattern_ops) ;
+ALTER INDEX shop.scratch_expr ALTER COLUMN 1 SET STATISTICS 77;
+CREATE TABLE shop.part_ref (id integer, at date, parent integer, parent_at date, PRIMARY KEY (id, at),
+  FOREIGN KEY (parent, parent_at) REFERENCES shop.part_ref ON DELETE SET NULL (parent)) PARTITION BY RANGE (at);
+CREATE TABLE shop.part_ref_1 PARTITION OF shop.part_ref FOR VALUES FROM (MINVALUE) TO ('2024-01-01') WITH (fillfactor = 50);
+CREATE TABLE shop.part_ref_2 PARTITION OF shop.part_ref FOR VALUES FROM ('2024-01-01') TO (MAXVALUE);
+CREATE UNIQUE INDEX part_ref_unfinished ON ONLY shop.part_ref (parent, at);
+ALTER TABLE shop.part_ref_1 CLUSTER ON part_ref_1_pkey;
+CREATE TABLE shop.by_mood (mood shop.mood NOT NULL, v integer) PARTITION BY HASH (mood, shop.atomic(v));
+CREATE TABLE shop.by_mood_0 PARTITION OF shop.by_mood FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+CREATE VIEW shop.invoker WITH (security_invoker, check_option = cascaded) AS SELECT * FROM shop.typed;
+CREATE RECURSIVE VIEW shop.counting (n) AS VALUES (1) UNION ALL SELECT n + 1 FROM counting WHERE n < 5;
+CREATE TRIGGER told AFTER UPDATE ON shop.typed REFERENCING OLD TABLE AS "old ON x.y" NEW TABLE AS new
+  FOR EACH STATEMENT EXECUTE FUNCTION shop.touch();
+-- Needs the primary key, so pg_dump creates it after the data.
+CREATE FUNCTION shop.after_the_key() RETURNS bigint LANGUAGE sql
+  BEGIN ATOMIC SELECT count(*) FROM (SELECT c.id, c.note FROM shop.customer c GROUP BY c.id) AS grouped; END;
+COMMENT ON FUNCTION shop.after_the_key() IS 'postponed';
+REVOKE ALL ON FUNCTION shop.after_the_key() FROM PUBLIC;
+COMMENT ON MATERIALIZED VIEW shop.m_grouped IS 'postponed too';
+GRANT SELECT ON shop.m_grouped TO app_reader;
+ALTER MATERIALIZED VIEW shop.m_grouped OWNER TO app_owner;
+CREATE INDEX m_grouped_note ON shop.m_grouped (note);
+CREATE VIEW shop.over_grouped AS SELECT id FROM shop.grouped;
+CREATE FUNCTION shop.of_grouped(g shop.grouped) RETURNS bigint LANGUAGE sql AS $$ SELECT g.id $$;
+CREATE CONVERSION shop.to_latin FOR 'UTF8' TO 'LATIN1' FROM utf8_to_iso8859_1;
+CREATE OPERATOR shop.<<< (LEFTARG = integer, RIGHTARG = integer, FUNCTION = int4lt, RESTRICT = scalarltsel);
+CREATE TABLE public.in_public (id integer PRIMARY KEY, loves integer REFERENCES shop.selfref MATCH FULL ON UPDATE CASCADE);
+
 -- Owners and privileges ----------------------------------------------------------------------------
 ALTER TABLE shop.customer OWNER TO app_owner;
 ALTER TABLE shop.product OWNER TO app_owner;

@@ -11,7 +11,7 @@ from dsync_postgres.schema.errors import StatementError
 from psycopg import sql
 
 from dsync.sdk import errors
-from tests.integration.postgres_schema.support import dump, pinned, plan_for
+from tests.integration.postgres_schema.support import dump, make_roles, pinned, plan_for
 from tests.support.databases import Database, DatabaseFactory
 
 
@@ -117,6 +117,36 @@ def test_settings_end_with_the_transaction(database: DatabaseFactory) -> None:
 
     assert inside == [("",)]
     assert before == after
+
+
+async def test_a_materialised_view_holds_what_its_owner_sees(database: DatabaseFactory) -> None:
+    """With row security off, as our sessions have it, the server would refuse to fill it."""
+    source, sink = database(), database()
+    with source.connect() as connection:
+        make_roles(connection)
+    table = (
+        "CREATE TABLE public.t (id integer PRIMARY KEY)",
+        "INSERT INTO public.t VALUES (1), (2), (3)",
+    )
+    source.run(
+        *table,
+        "ALTER TABLE public.t ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY p ON public.t USING (id > 1)",
+        "GRANT SELECT ON public.t TO app_owner",
+        "CREATE MATERIALIZED VIEW public.m AS SELECT id FROM public.t WITH NO DATA",
+        "ALTER MATERIALIZED VIEW public.m OWNER TO app_owner",
+        "REFRESH MATERIALIZED VIEW public.m",
+    )
+    plan = plan_for(sink.uri, await dump(source.uri, source_major=18, sink_major=18))
+    with pinned(sink.uri) as connection, connection.transaction():
+        run_statements(connection, plan.pre_data)
+    sink.run(table[1])
+
+    for step in plan.post_data:
+        _run_step(sink.uri, step)
+
+    assert sink.rows("SELECT id FROM public.m ORDER BY 1") == source.rows("SELECT id FROM public.m ORDER BY 1")
+    assert sink.value("SELECT count(*) FROM public.m") == 2
 
 
 async def test_steps_that_may_run_side_by_side_do_not_deadlock(database: DatabaseFactory) -> None:

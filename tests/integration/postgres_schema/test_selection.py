@@ -121,6 +121,8 @@ async def test_what_depends_on_an_excluded_table_is_named(pg_pair: PgPair, sourc
     assert {(item.entry.desc, item.entry.tag) for item in selection.left_out} == {
         ("VIEW", "v2"),
         ("VIEW", "grouped"),
+        ("VIEW", "over_grouped"),
+        ("FUNCTION", "of_grouped(shop.grouped)"),
         ("FUNCTION", "on_a_view()"),
         ("MATERIALIZED VIEW", "m_grouped"),
         ("FK CONSTRAINT", "customer fav"),
