@@ -75,7 +75,7 @@ def _table(group: Sequence[Line], reference: Line | None) -> Iterable[str]:
     yield "| --- |" + " ---: |" * 10
     for line in group:
         if not line.costs:
-            yield f"| {_cell(line.way)} | {line.problem or 'not run'} |" + " |" * 9
+            yield f"| {_cell(line.way)} | {_cell(line.problem) or 'not run'} |" + " |" * 9
             continue
         yield "| " + " | ".join(_cells(line, reference)) + " |"
 

@@ -168,7 +168,7 @@ def _noting(line: Line, number: int) -> Iterator[None]:
     try:
         yield
     except CommandFailedError as exc:
-        line.problem = "failed"
+        line.problem = str(exc).strip().splitlines()[-1][:200]
         print(f"failed: {exc}", file=sys.stderr)
     else:
         print(f"{line.costs[-1].elapsed_s:.2f} s", file=sys.stderr)

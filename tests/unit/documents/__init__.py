@@ -1,1 +1,0 @@
-"""Rows as documents and back, without a server."""

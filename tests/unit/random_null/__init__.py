@@ -1,1 +1,0 @@
-"""The source and the sink that need no database."""
