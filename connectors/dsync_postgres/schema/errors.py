@@ -39,7 +39,3 @@ class PgDumpLockError(errors.ConflictError):
 
 class StatementError(errors.PermanentError):
     """The sink refused a statement of the schema."""
-
-
-class StatementConflictError(errors.ConflictError):
-    """A deadlock or a lock that could not be had; the same step may succeed when repeated."""
