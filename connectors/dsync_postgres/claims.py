@@ -30,32 +30,43 @@ class Claim:
     """It held no rows when the flow began, or was emptied by it: all rows are the flow's."""
     created: bool
     """The flow made it."""
+    route: str = ""
+    """The top of the tree whose partition it is, where its rows have to be given to that; they may end up in others."""
 
 
 def read_claims(connection: Connection, flow: str) -> dict[str, Claim]:
     """The flow's claims by namespace."""
     rows = connection.execute(
-        "SELECT namespace, relation::int8, was_empty, created FROM _dsync.target WHERE flow = %s", [flow]
+        "SELECT namespace, relation::int8, was_empty, created, route FROM _dsync.target WHERE flow = %s", [flow]
     ).fetchall()
     return {
-        namespace: Claim(namespace=namespace, relation=relation, was_empty=was_empty, created=created)
-        for namespace, relation, was_empty, created in rows
+        namespace: Claim(namespace=namespace, relation=relation, was_empty=was_empty, created=created, route=route)
+        for namespace, relation, was_empty, created, route in rows
     }
+
+
+def read_route(connection: Connection, flow: str, namespace: str) -> str:
+    """Where the rows of a namespace have to be given; empty: to the table itself."""
+    row = connection.execute(
+        "SELECT route FROM _dsync.target WHERE flow = %s AND namespace = %s", [flow, namespace]
+    ).fetchone()
+    return "" if row is None else str(row[0])
 
 
 def save_claims(connection: Connection, flow: str, claims: Sequence[Claim]) -> None:
     """Write claims, replacing those about the same tables."""
     connection.execute(
-        "INSERT INTO _dsync.target AS t (flow, namespace, relation, was_empty, created)"
-        " SELECT %s, * FROM unnest(%s::text[], %s::oid[], %s::bool[], %s::bool[])"
-        " ON CONFLICT (flow, namespace) DO UPDATE SET (relation, was_empty, created)"
-        " = (excluded.relation, excluded.was_empty, excluded.created)",
+        "INSERT INTO _dsync.target AS t (flow, namespace, relation, was_empty, created, route)"
+        " SELECT %s, * FROM unnest(%s::text[], %s::oid[], %s::bool[], %s::bool[], %s::text[])"
+        " ON CONFLICT (flow, namespace) DO UPDATE SET (relation, was_empty, created, route)"
+        " = (excluded.relation, excluded.was_empty, excluded.created, excluded.route)",
         [
             flow,
             [claim.namespace for claim in claims],
             [claim.relation for claim in claims],
             [claim.was_empty for claim in claims],
             [claim.created for claim in claims],
+            [claim.route for claim in claims],
         ],
     )
 
@@ -96,6 +107,11 @@ def _claimed(connection: Connection, flow: str, name: TableName) -> TargetTable:
     if table is None or (claim is not None and claim.relation != table.oid):
         raise errors.NamespaceChangedError(
             f"clearing {name}: it was dropped or made again since this flow began; start again with `dsync reset`"
+        )
+    if claim is not None and claim.route:
+        raise errors.SinkNotEmptyError(
+            f"clearing {name}: its rows were given to {claim.route}, which spreads them over its partitions by hash, "
+            "so they cannot be told from those of the others; nothing was removed. Copy that table again in a new flow"
         )
     if claim is None or not claim.was_empty:
         raise errors.SinkNotEmptyError(

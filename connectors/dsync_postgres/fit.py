@@ -139,6 +139,17 @@ def fit(
     )
 
 
+def fit_documents(source: types.NamespaceDescription, sink: TargetTable | None) -> Fit:
+    """How the documents of a source of another kind get into `sink`: by the names of their fields."""
+    there = () if sink is None else tuple(column for column in sink.columns if not column.generated)
+    return Fit(
+        columns=(),
+        page_type=BSON,
+        reason="the source is no PostgreSQL",
+        findings=tuple(_without_document_form(source, (), sink)) if there else (),
+    )
+
+
 def _choose(
     columns: Sequence[types.Column], sink: TargetTable | None, allowed: Sequence[types.PageType]
 ) -> tuple[types.PageType, str]:

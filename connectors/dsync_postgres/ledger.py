@@ -58,6 +58,7 @@ CREATE TABLE IF NOT EXISTS _dsync.target (
   relation oid NOT NULL,
   was_empty boolean NOT NULL,
   created boolean NOT NULL,
+  route text NOT NULL DEFAULT '',
   PRIMARY KEY (flow, namespace)
 );
 CREATE TABLE IF NOT EXISTS _dsync.prepared (

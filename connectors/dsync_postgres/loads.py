@@ -20,6 +20,7 @@ from dsync_postgres.targets import TargetTable, are_empty, read_targets
 
 Policy = types.OnExisting
 
+_DIALECT = "postgres"
 # A step costs a transaction and two checkpoints.
 _SMALL_BYTES = 16 * 1024 * 1024
 _SMALL_BATCH = 100
@@ -141,7 +142,10 @@ class _Arranger:
 
     def _load(self, source: types.NamespaceDescription, target: TableName, table: TargetTable | None) -> Load:
         request = self._request
-        fit = fitting.fit(source, table, page_types=request.page_types, allow_lossy=request.allow_lossy)
+        if request.description.dialect == _DIALECT:
+            fit = fitting.fit(source, table, page_types=request.page_types, allow_lossy=request.allow_lossy)
+        else:
+            fit = fitting.fit_documents(source, table)
         return Load(source=source, target=target, table=table, fit=fit)
 
     def _claim(self, table: TargetTable) -> Claim | None:

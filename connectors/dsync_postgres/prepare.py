@@ -6,7 +6,7 @@ run. A dry run looks, tries and takes everything back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from dsync.sdk import errors, failpoint, types
 from dsync_postgres import fit as fitting
@@ -17,6 +17,7 @@ from dsync_postgres.ledger import Connection
 from dsync_postgres.loads import analyses, arrange, existing_findings
 from dsync_postgres.options import PostgresOptions
 from dsync_postgres.removal import listed_names, plan_removal
+from dsync_postgres.routes import read_routes
 from dsync_postgres.schema.apply import rehearse, run_statements
 from dsync_postgres.schema.archive import read_archive
 from dsync_postgres.schema.facts import SourceFacts, read_sink
@@ -139,9 +140,11 @@ class _Outline:
             made_anew={TableName.parse(item.target) for item in request.mappings},
         )
         self.schema = self._plan_schema()
+        existing = [load.table for load in self.loads if load.table is not None]
+        roots = set(self._routes([table.name for table in existing]).values())
         self._asides = triggers.plan_asides(
             connection,
-            [load.table for load in self.loads if load.table is not None],
+            [*existing, *read_targets(connection, roots).values()],
             can_be_replica=self._can_be_replica,
             own=[load.target for load in self.loads if load.created_before],
             may_drop_foreign_keys=options.allow_drop_foreign_keys,
@@ -209,6 +212,11 @@ class _Outline:
         self._claim()
         return self.result(findings=(*self.findings, *refused))
 
+    def _routes(self, names: Iterable[TableName]) -> dict[TableName, TableName]:
+        encoding = _source_facts(self._definition).encoding if self._definition.facts else ""
+        unlike = bool(encoding) and encoding != read_server(self._connection).encoding
+        return read_routes(self._connection, names, unlike_encodings=unlike)
+
     def _claim(self) -> None:
         now = read_targets(self._connection, [load.target for load in self.loads])
         absent = [load.target for load in self.loads if load.target not in now]
@@ -217,12 +225,14 @@ class _Outline:
                 f"preparing {listed_names(absent)}: the source's schema did not create it; it was dropped or renamed "
                 "since the plan was made, run the command again"
             )
+        routes = self._routes(now)
         claims = [
             Claim(
                 namespace=load.target.namespace,
                 relation=now[load.target].oid,
                 was_empty=not load.upsert,
                 created=load.created_before or load.table is None,
+                route=routes[load.target].namespace if load.target in routes else "",
             )
             for load in self.loads
         ]

@@ -33,6 +33,7 @@ class SinkSide:
         self._context = context
         self._stages = Stages()
         self._tables: dict[str, TargetTable] = {}
+        self._routes: dict[tuple[str, int], str] = {}
         self._decoders: dict[tuple[int, tuple[str, ...]], RowDecoder] = {}
         self._may_be_replica: bool | None = None
 
@@ -99,6 +100,7 @@ class SinkSide:
     async def prepare(self, request: types.PrepareRequest) -> types.Prepared:
         """Create what is missing and say how each namespace is to be loaded. Repeatable."""
         self._tables.clear()
+        self._routes.clear()
         work = partial(
             prepare,
             request=request,
@@ -142,20 +144,22 @@ class SinkSide:
     def _write(self, request: types.WriteRequest, connection: Connection) -> int:
         table = self._table(connection, request.namespace)
         context = request.context
+        # Where the rows go; the ledger goes by the partition that they came from.
+        destination = table if context is None else self._destination(connection, context.flow, table)
         columns = request.columns or tuple(column.name for column in table.columns if not column.generated)
         with self._sessions.pages.body(request.page) as body:
             page_type, rows = request.page.type, request.page.rows
             if page_type is types.PageType.BSON:
-                body, rows = self._decode(table, columns, body)
+                body, rows = self._decode(destination, columns, body)
                 page_type = types.PageType.PG_COPY_BINARY
             load = writer.Load(
-                table=table,
+                table=destination,
                 columns=columns,
                 page_type=page_type,
                 rows=rows,
                 body=body,
                 guard=None if context is None else Guard(context=context, unlogged=table.unlogged),
-                as_replica=self._as_replica(connection, table, context),
+                as_replica=self._as_replica(connection, destination, context),
             )
             if request.upsert:
                 return writer.upsert(connection, load, self._stages)
@@ -188,6 +192,13 @@ class SinkSide:
             raise errors.UnsupportedError(f"writing {namespace}: it is no table at the sink, so it takes no rows")
         self._tables[namespace] = table
         return table
+
+    def _destination(self, connection: Connection, flow: str, table: TargetTable) -> TargetTable:
+        key = (flow, table.oid)
+        if key not in self._routes:
+            self._routes[key] = claims.read_route(connection, flow, table.name.namespace)
+        route = self._routes[key]
+        return self._table(connection, route) if route else table
 
     def _as_replica(self, connection: Connection, table: TargetTable, context: types.WriteContext | None) -> bool:
         """Whether triggers and foreign keys have to be kept from firing, and can be."""

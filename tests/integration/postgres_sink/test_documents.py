@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import bson
@@ -89,3 +90,31 @@ async def test_documents_follow_the_table_as_it_is_now(database: DatabaseFactory
     await sink.open("u")
     await sink.write(sink.request(page({"_id": 2, "id": 2, "name": "x"})))
     assert db.rows("SELECT * FROM t ORDER BY 1") == [(1, None), (2, "x")]
+
+
+async def test_a_source_of_another_kind_fills_tables_by_field_names(
+    database: DatabaseFactory, open_sink: OpenSink
+) -> None:
+    """Its types say nothing here; what cannot come as a document is found before a row moves."""
+    db = database()
+    db.run(TABLE, "CREATE TABLE odd (id int PRIMARY KEY, p point)")
+    described = tuple(
+        types.NamespaceDescription(namespace=name, columns=(types.Column(name="_id", type="objectId"),))
+        for name in ("public.t", "public.odd")
+    )
+    request = types.PrepareRequest(
+        flow="f",
+        run="r",
+        mappings=(types.NamespaceMapping(source="public.t", target="public.t"),),
+        description=types.SchemaDescription(namespaces=described, dialect="documents"),
+        page_types=(BSON,),
+    )
+    sink = open_sink(db)
+    prepared = await sink.side.prepare(request)
+    assert [(load.page_type, load.columns, load.upsert) for load in prepared.namespaces] == [(BSON, (), False)]
+    await sink.open("u")
+    await sink.write(sink.request(page(document(1))))
+    assert sink.count() == 1
+    odd = types.NamespaceMapping(source="public.odd", target="public.odd")
+    with pytest.raises(errors.PermanentError, match="column p"):
+        await sink.side.prepare(replace(request, run="r2", mappings=(odd,)))
