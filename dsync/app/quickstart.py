@@ -103,26 +103,23 @@ async def _two_servers() -> AsyncIterator[tuple[EmbeddedPostgres, EmbeddedPostgr
 
 
 async def _fill(server: EmbeddedPostgres, uri: str, rows: int) -> ShopSummary:
-    """The shop, unless we are cancelled: then the server is stopped under it, which ends the thread at once."""
-    filling = asyncio.ensure_future(asyncio.to_thread(create_shop, uri, rows=rows))
-    try:
-        return await asyncio.shield(filling)
-    except asyncio.CancelledError:
-        await _in_thread(server.kill)
-        await asyncio.wait([filling])
-        if not filling.cancelled():
-            # Asked for, so that nobody reports the broken connection as an error that was never looked at.
-            filling.exception()
-        raise
+    """The shop, unless we are cancelled: then the server is killed under it, which ends the thread at once."""
+    return await _in_thread(partial(create_shop, uri, rows=rows), hurry=server.kill)
 
 
-async def _in_thread(action: Callable[[], T]) -> T:
-    """Blocking work that is waited for even when we are cancelled: what follows closes what it works on."""
+async def _in_thread(action: Callable[[], T], *, hurry: Callable[[], None] = lambda: None) -> T:
+    """Blocking work that is waited for even when we are cancelled, because what follows closes what it works on.
+
+    `hurry` makes it end sooner then.
+    """
     working = asyncio.ensure_future(asyncio.to_thread(action))
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:
+        await asyncio.to_thread(hurry)
         await asyncio.wait([working])
+        # Looked at, so that nobody reports what we have brought about ourselves.
+        working.exception()
         raise
 
 
