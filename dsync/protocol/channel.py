@@ -74,6 +74,8 @@ def open_channel(target: Target) -> aio.Channel:
         options += [
             ("grpc.keepalive_time_ms", 10_000),
             ("grpc.keepalive_timeout_ms", 10_000),
+            # The name of the one that counts; the other is what other versions of the library look at.
+            ("grpc.http2.ping_timeout_ms", 10_000),
             ("grpc.http2.max_pings_without_data", 0),
         ]
     if target.tls is None:

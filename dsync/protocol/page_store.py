@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dsync.protocol.errors import PluginBugError, RetryableError
+from dsync.protocol.errors import PermanentError, PluginBugError
 from dsync.protocol.types import Buffer, Page, PageRef
 
 _PAGE_NAME = re.compile(r"page-[0-9a-f]{32}\Z")
@@ -29,8 +29,8 @@ _CREATE = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-class PageGoneError(RetryableError):
-    """The file of a page is not there any more: read the page again from its cursor."""
+class PageGoneError(PermanentError):
+    """Somebody has removed the file of a page that was on its way; repeating the call cannot bring it back."""
 
 
 class PageStore:
@@ -97,7 +97,10 @@ class PageStore:
         try:
             descriptor = os.open(self.directory / ref.name, _OPEN)
         except FileNotFoundError as exc:
-            raise PageGoneError(f"{ref.name} is not in the page directory any more: read the page again") from exc
+            raise PageGoneError(
+                f"{ref.name} has vanished from {self.directory}: does something clean that folder up? Run the same command"
+                " again, it goes on from its checkpoint"
+            ) from exc
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size != ref.size_bytes:

@@ -114,6 +114,7 @@ def _server(options: ServeOptions) -> aio.Server:
             ("grpc.keepalive_permit_without_calls", 1),
             # A client whose machine is gone holds its calls no longer than this.
             ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.http2.ping_timeout_ms", 20_000),
         ],
     )
 

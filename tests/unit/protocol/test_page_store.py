@@ -59,11 +59,11 @@ def test_removing_is_repeatable(store: PageStore) -> None:
     assert os.listdir(store.directory) == []
 
 
-def test_a_page_that_is_gone_is_to_be_read_again(store: PageStore) -> None:
-    """The source still has the rows: the error is one worth a retry."""
+def test_a_page_that_has_vanished_stops_the_flow(store: PageStore) -> None:
+    """Repeating the call would fail for as long as one tries; a new run reads the page again."""
     ref = store.write(b"abc")
     store.remove(ref)
-    with pytest.raises(PageGoneError, match="read the page again"), store.open(ref):
+    with pytest.raises(PageGoneError, match="goes on from its checkpoint"), store.open(ref):
         pass
 
 
