@@ -98,8 +98,8 @@ class PageStore:
             descriptor = os.open(self.directory / ref.name, _OPEN)
         except FileNotFoundError as exc:
             raise PageGoneError(
-                f"{ref.name} has vanished from {self.directory}: does something clean that folder up? Run the same command"
-                " again, it goes on from its checkpoint"
+                f"{ref.name} has vanished from {self.directory}: does something clean that folder up? Run the same"
+                " command again, it goes on from its checkpoint"
             ) from exc
         try:
             status = os.fstat(descriptor)
