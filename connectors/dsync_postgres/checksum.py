@@ -56,11 +56,12 @@ class Checksums:
 
     async def plan_ranges(self, namespace: str, key: Sequence[str], rows_per_range: int) -> list[types.KeyRange]:
         """Ranges of the key of about so many rows; one open range where the table cannot be cut well."""
-        relation = await self._relation(namespace)
         async with self._reading() as session:
             return await session.run(
                 f"planning key ranges of {namespace}",
-                lambda connection: plan_ranges(connection, relation, tuple(key), rows_per_range),
+                lambda connection: plan_ranges(
+                    connection, self._relation(connection, namespace), tuple(key), rows_per_range
+                ),
             )
 
     async def get_checksum(self, request: types.ChecksumRequest) -> list[types.Bucket]:
@@ -69,20 +70,18 @@ class Checksums:
         Raises:
             UnsupportedError: the algorithm would not hash here as it does elsewhere; take another.
         """
-        relation = await self._relation(request.namespace)
         async with self._reading() as session:
             return await session.run(
-                f"computing checksums of {request.namespace}",
-                lambda connection: self._sum(connection, relation, request),
+                f"computing checksums of {request.namespace}", lambda connection: self._sum(connection, request)
             )
 
     async def get_row_hashes(self, request: types.ChecksumRequest) -> AsyncGenerator[list[types.RowHash], None]:
         """Hash of each row by key, or without a key each hash with its multiplicity. Closing it stops the server."""
-        relation = await self._relation(request.namespace)
         operation = f"reading row hashes of {request.namespace}"
+        fetch = _fetch_keyed if request.key else _fetch_counted
         async with self._reading() as session:
-            await session.run(operation, lambda connection: self._open_hashes(connection, relation, request))
-            while batch := await _fetch_hashes(session, operation, keyed=bool(request.key)):
+            await session.run(operation, lambda connection: self._open_hashes(connection, request))
+            while batch := await session.run(operation, fetch):
                 yield batch
 
     async def get_rows(self, request: types.RowsRequest) -> list[types.TextRow]:
@@ -91,12 +90,12 @@ class Checksums:
         Raises:
             CapacityError: they weigh too much together; ask for fewer. One row alone is always given.
         """
-        relation = await self._relation(request.namespace)
         if not request.keys:
             return []
         async with self._reading() as session:
             return await session.run(
-                f"reading rows of {request.namespace}", lambda connection: _read_rows(connection, relation, request)
+                f"reading rows of {request.namespace}",
+                lambda connection: _read_rows(connection, self._relation(connection, request.namespace), request),
             )
 
     @asynccontextmanager
@@ -115,28 +114,31 @@ class Checksums:
                 self._sessions.snapshot_name = ""
             raise
 
-    async def _relation(self, namespace: str) -> Relation:
+    def _relation(self, connection: Connection, namespace: str) -> Relation:
         """What kind of relation it is; remembered, since that never changes for a name that stays."""
         if namespace not in self._relations:
             table = TableName.parse(namespace)
-            kind = await self._sessions.run(f"looking up {namespace}", lambda connection: _kind(connection, table))
-            self._relations[namespace] = Relation(table=table, is_parent=kind == "p")
+            self._relations[namespace] = Relation(table=table, is_parent=_kind(connection, table) == "p")
         return self._relations[namespace]
 
-    def _sum(self, connection: Connection, relation: Relation, request: types.ChecksumRequest) -> list[types.Bucket]:
-        rows = HashedRows(relation=relation, hashing=self._hashing(connection, request.algorithm), request=request)
-        _without_workers(connection)
+    def _sum(self, connection: Connection, request: types.ChecksumRequest) -> list[types.Bucket]:
+        rows = self._hashed_rows(connection, request)
         return [
             types.Bucket(bucket=bucket, count=count, sum=combine(int(high), int(low)))
             for bucket, count, high, low in connection.execute(rows.sums())
         ]
 
-    def _open_hashes(self, connection: Connection, relation: Relation, request: types.ChecksumRequest) -> None:
-        rows = HashedRows(relation=relation, hashing=self._hashing(connection, request.algorithm), request=request)
-        _without_workers(connection)
+    def _open_hashes(self, connection: Connection, request: types.ChecksumRequest) -> None:
+        rows = self._hashed_rows(connection, request)
         # All of it is fetched: plan for the whole and not for the first tenth.
         connection.execute("SET LOCAL cursor_tuple_fraction = 1.0")
         connection.execute(sql.SQL("DECLARE hashes NO SCROLL CURSOR FOR {}").format(rows.each()))
+
+    def _hashed_rows(self, connection: Connection, request: types.ChecksumRequest) -> HashedRows:
+        relation = self._relation(connection, request.namespace)
+        hashing = self._hashing(connection, request.algorithm)
+        connection.execute("SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off")
+        return HashedRows(relation=relation, hashing=hashing, request=request)
 
     def _hashing(self, connection: Connection, algorithm: str) -> Hashing:
         is_utf8 = connection.info.parameter_status("server_encoding") == "UTF8"
@@ -164,18 +166,9 @@ def _kind(connection: Connection, table: TableName) -> str:
     return str(row[0])
 
 
-def _without_workers(connection: Connection) -> None:
-    connection.execute("SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off")
-
-
 def _digest_of_vectors(connection: Connection) -> str:
     text = "\n".join(str(value) for (value,) in connection.execute(_VECTORS))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-async def _fetch_hashes(session: Session, operation: str, *, keyed: bool) -> list[types.RowHash]:
-    fetch = _fetch_keyed if keyed else _fetch_counted
-    return await session.run(operation, fetch)
 
 
 _FETCH = sql.SQL("FETCH FORWARD {} FROM hashes").format(sql.Literal(_BATCH_ROWS))

@@ -12,7 +12,8 @@ from dsync.verify.pairing import Pair
 from dsync.verify.tally import RangeResult, Room
 
 _PLAN = -1
-"""The ordinal under which the ranges themselves are kept."""
+"""The ordinal under which the ranges themselves are kept, where there are several."""
+_ONE_RANGE = [KeyRange()]
 
 
 class ProgressStore(Protocol):
@@ -65,11 +66,12 @@ class NamespaceProgress:
         """The ranges of an earlier life; None where there is none, or where it compared something else."""
         stored = await self._store.load(self._namespace)
         self._has_saved = bool(stored)
-        plan = stored.get(_PLAN)
-        if plan is None or plan.get("identity") != self._identity:
+        if not stored or any(result.get("identity") != self._identity for result in stored.values()):
             return None
         self._stored = stored
-        return [KeyRange(lower=tuple(lower), upper=tuple(upper)) for lower, upper in plan["ranges"]]
+        if _PLAN not in stored:
+            return _ONE_RANGE
+        return [KeyRange(lower=tuple(lower), upper=tuple(upper)) for lower, upper in stored[_PLAN]["ranges"]]
 
     def finished(self, room: Room) -> dict[int, RangeResult]:
         """The results of an earlier life by the ordinal of their range."""
@@ -79,13 +81,16 @@ class NamespaceProgress:
     async def begin(self, ranges: Sequence[KeyRange]) -> None:
         """Keep new ranges; whatever was kept before is forgotten."""
         await self.clear()
-        bounds = [[list(one.lower), list(one.upper)] for one in ranges]
-        await self._store.save(self._namespace, _PLAN, {"identity": self._identity, "ranges": bounds})
-        self._has_saved = True
+        if list(ranges) != _ONE_RANGE:
+            await self._save(_PLAN, {"ranges": [[list(one.lower), list(one.upper)] for one in ranges]})
 
     async def save(self, ordinal: int, result: RangeResult) -> None:
         """Keep the result of a range."""
-        await self._store.save(self._namespace, ordinal, result.as_json())
+        await self._save(ordinal, result.as_json())
+
+    async def _save(self, ordinal: int, facts: Mapping[str, Any]) -> None:
+        await self._store.save(self._namespace, ordinal, {"identity": self._identity, **facts})
+        self._has_saved = True
 
     async def clear(self) -> None:
         """Forget it all: the verification is complete, and the next one begins anew."""
