@@ -19,7 +19,7 @@ from dsync.coordinator.result import RunResult
 from dsync.coordinator.run import CopyRun
 from dsync.coordinator.spec import FlowSpec
 from dsync.coordinator.tasks import task_group
-from dsync.protocol.errors import DsyncError
+from dsync.protocol.errors import DsyncError, RequestError
 from dsync.protocol.types import SessionRequest
 from dsync.state import DEFAULT_SINK, LeaseHeldError, NamespaceState, Phase, RunRow, this_process
 from dsync.state.lease import acquire, heartbeats
@@ -169,6 +169,10 @@ async def _run(
         return SyncOutcome(
             flow=flow.flow, flow_name=flow.name or "", run=await journal.row(), result=result, verify=report
         )
+    except RequestError as error:
+        await journal.fail(error)
+        await journal.forget_unplanned()
+        raise
     except DsyncError as error:
         await journal.fail(error)
         raise

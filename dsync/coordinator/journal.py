@@ -139,6 +139,12 @@ class Journal:
                 await self._commit_waiting()
         failpoint("coordinator.after_checkpoint")
 
+    async def correct(self, places: Sequence[UnitProgress]) -> None:
+        """Make the checkpoints say what the sink's ledger does."""
+        if places:
+            rows = [_checkpoint(place) for place in places]
+            await self._call(lambda: self._store.save_checkpoints(self.flow, self.run, rows))
+
     async def _commit_waiting(self) -> None:
         rows, self._waiting = self._waiting, {}
         try:
@@ -198,6 +204,13 @@ class Journal:
         await self._call(
             lambda: self._store.finish_run(self.flow, self.run, phase, consistent=result.consistent, summary=summary)
         )
+
+    async def forget_unplanned(self) -> None:
+        """Remove a flow that never got as far as a plan: a wrong request leaves nothing behind."""
+        first = (await self.row()).number == 1
+        if first and await self.load_plan() is None:
+            self._events.clear()
+            await self._call(lambda: self._store.delete_flow(self.flow))
 
     async def fail(self, error: DsyncError) -> None:
         """Record why the run stopped; it goes on when it is started again."""

@@ -200,7 +200,10 @@ class CopyRun:
             targets = {row.namespace: row.target for row in plan.namespaces}
             kept = {u.unit for u in plan.partitions if u.namespace in carried and found[u.unit].done}
             units = [unit for unit in plan.units if unit.unit not in kept]
-            found |= await self._open_ledger(units, targets)
+            opened = await self._open_ledger(units, targets)
+            # A crash between ledger and checkpoint, or a state that was lost: the record follows the ledger.
+            await self.journal.correct([place for unit, place in opened.items() if place.seq != found[unit].seq])
+            found |= opened
         return found
 
     async def _open_ledger(self, units: list[UnitRow], targets: Mapping[str, str]) -> dict[str, UnitProgress]:
