@@ -78,7 +78,7 @@ class Recovery:
         changed: dict[str, str],
         reasons: dict[str, str],
     ) -> None:
-        """Emptying a table for one namespace takes the rows of all that were loaded into it: they are read again too."""
+        """Emptying a table for one namespace takes the rows of all that were loaded into it: all are read again."""
         emptied = {row.target: row.namespace for row in plan.namespaces if row.namespace in again}
         anew = {verdict.namespace: verdict.partitions for verdict in resumed.verdicts}
         for row in plan.namespaces:
@@ -126,7 +126,12 @@ class Recovery:
         retired = await self.journal.retired_units(row.namespace)
         if self.sink.serves("LedgerService"):
             refs = [UnitRef(unit=unit, namespace=row.target) for unit in retired or units]
-            states = await self.sink.connector.open_units(self.journal.flow, self.journal.run, refs)
+            states = await self.retries.call(
+                "open units at the sink",
+                lambda: self.sink.connector.open_units(self.journal.flow, self.journal.run, refs),
+                namespace=row.namespace,
+                before_repeat=self.sink.reopen_session,
+            )
             context = WriteContext(
                 flow=self.journal.flow,
                 run=self.journal.run,
@@ -206,7 +211,7 @@ def _partition(unit: UnitRow) -> Partition:
 def _copied(unit: UnitRow, progress: UnitProgress, refused_rows: int) -> CopiedPartition:
     """What the source is to recount: rows that were refused are still there.
 
-    Rows of a page that was being halved lie behind the cursor, so their number never fits: that namespace is read again.
+    Rows of a page that was being halved lie behind the cursor, so their number never fits, and all is read again.
     """
     return CopiedPartition(
         partition=_partition(unit),
