@@ -7,7 +7,6 @@ import secrets
 
 from dsync_postgres.sessions import Connection, Session, Sessions
 
-
 _LOOKS = 3
 
 

@@ -107,7 +107,7 @@ class Judge:
         self, connection: Connection, table: PlannedTable, ranges: Sequence[tuple[Tid, Tid | None, int]]
     ) -> str:
         source = TableReader(table=table, columns=()).source
-        later_rows = _written_between(self.old.xmin, self.new.snapshot.xmax)
+        later_rows = written_between(self.old.xmin, self.new.snapshot.xmax)
         with translating(f"recounting {table.name}"):
             begin_reading(connection, self.new.snapshot.name)
             try:
@@ -137,7 +137,7 @@ def _range(piece: types.CopiedPartition, part: PartitionCursor) -> tuple[Tid, Ti
     return (part.start_block, 0), end
 
 
-def _written_between(first: int, end: int) -> str:
+def written_between(first: int, end: int) -> str:
     """A condition on rows: the id of their transaction is `first` or later, and before `end`.
 
     Frozen rows keep their number, so one from long ago may look like one of these: rarely, and to the safe side. The

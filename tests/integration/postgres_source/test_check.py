@@ -122,8 +122,8 @@ async def test_a_long_transaction_is_named(database: DatabaseFactory, open_sourc
         slow.execute("SELECT pg_current_xact_id()")
         made.run(
             "CREATE TABLE busy (i int)",
-            "DO $$BEGIN FOR i IN 1..110000 LOOP BEGIN INSERT INTO busy VALUES (i); EXCEPTION WHEN OTHERS THEN NULL; END;"
-            " END LOOP; END$$",
+            "DO $$BEGIN FOR i IN 1..110000 LOOP BEGIN INSERT INTO busy VALUES (i); EXCEPTION WHEN OTHERS THEN NULL;"
+            " END; END LOOP; END$$",
         )
 
         assert found_code(await findings(source), "old-transaction").severity is WARNING

@@ -1,10 +1,14 @@
 """Pages: the right rows once, in sizes that were agreed upon, the same for the same cursor."""
 
 import random
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import LiteralString
 
 import pytest
+from dsync_postgres.copyout import run_copy
 from psycopg import sql
 
 from dsync.protocol.page_store import PageStore
@@ -234,12 +238,46 @@ async def test_a_giant_is_refused_without_being_sent(database: DatabaseFactory, 
     )
     source = await open_source(made, page_bytes=MIB, max_message_bytes=4 * MIB)
     (partition,) = (await source.plan("public.t")).partitions
-    before = _peak_bytes()
 
-    with pytest.raises(errors.CapacityError):
+    with peak_memory() as peak, pytest.raises(errors.CapacityError):
         await source.page(partition, form=BINARY)
 
-    assert _peak_bytes() - before < 50 * MIB
+    assert peak() < 20 * MIB
+
+
+async def test_a_range_that_is_far_too_much_is_not_read_to_its_end(
+    database: DatabaseFactory, open_source: OpenSource
+) -> None:
+    """Values compressed within their rows give away nothing: reading stops where the page has its weight."""
+    made = database()
+    made.run(
+        "CREATE TABLE t (i int, filler text)",
+        "ALTER TABLE t ALTER filler SET STORAGE MAIN",
+        "INSERT INTO t SELECT i, repeat('y', 200000) FROM generate_series(1, 1500) i",
+    )
+    source = await open_source(made, page_bytes=4 * MIB, max_message_bytes=32 * MIB)
+    (partition,) = (await source.plan("public.t")).partitions
+
+    with peak_memory() as peak:
+        page = await source.page(partition, form=BINARY)
+
+    assert page.size_bytes <= 4 * MIB
+    assert peak() < 60 * MIB
+
+
+async def test_a_page_is_cut_alike_whenever_it_is_noticed(database: DatabaseFactory) -> None:
+    """A little over the limit is seen in time or only at the end; the page must be the same."""
+    made = database()
+    made.run("CREATE TABLE t AS SELECT repeat('x', 1990) AS filler FROM generate_series(1, 50)")
+    statement = b"COPY t TO STDOUT"
+    with made.connect() as connection:
+        whole = run_copy(connection, [statement], page_bytes=10_000, limit_bytes=0, is_binary=False)
+        over = run_copy(connection, [statement], page_bytes=10_000, limit_bytes=len(whole.body) - 1, is_binary=False)
+        early = run_copy(connection, [statement], page_bytes=10_000, limit_bytes=11_000, is_binary=False)
+
+    assert (whole.rows, whole.is_cut_off) == (50, False)
+    assert (over.rows, over.is_cut_off) == (5, True)
+    assert (early.rows, early.is_cut_off) == (5, True)
 
 
 async def test_a_large_row_under_the_limit_is_a_page_of_its_own(
@@ -267,14 +305,14 @@ async def test_blocks_without_rows_make_no_empty_page(database: DatabaseFactory,
     made.run(
         "CREATE TABLE t WITH (autovacuum_enabled = off) AS SELECT i, repeat('x', 1000) AS filler"
         " FROM generate_series(1, 20000) i",
-        "DELETE FROM t WHERE i NOT IN (1, 10000, 19000)",
+        "DELETE FROM t WHERE i NOT IN (1, 10000, 14000)",
     )
     source = await open_source(made, page_bytes=64 * KIB)
     (partition,) = (await source.plan("public.t")).partitions
 
     pages = await source.pages(partition)
 
-    assert [line.split(b"\t")[0] for page in pages for line in body_lines(page)] == [b"1", b"10000", b"19000"]
+    assert [line.split(b"\t")[0] for page in pages for line in body_lines(page)] == [b"1", b"10000", b"14000"]
     assert all(page.rows for page in pages)
     assert pages[-1].next_cursor == b""
 
@@ -356,9 +394,14 @@ async def test_documents_stay_under_the_limit_though_they_are_larger_than_rows(
     assert all(page.size_bytes <= 256 * KIB for page in pages)
 
 
-def _peak_bytes() -> int:
-    """The most memory this process has had so far."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    pytest.skip("only Linux tells the peak of a process's memory")
+@contextmanager
+def peak_memory() -> Iterator[Callable[[], int]]:
+    """Tell how many bytes Python objects took at the most since the block began."""
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    peaks: list[int] = []
+    try:
+        yield lambda: peaks[-1]
+    finally:
+        peaks.append(tracemalloc.get_traced_memory()[1] - before)
+        tracemalloc.stop()

@@ -6,6 +6,7 @@ from typing import LiteralString
 
 import pytest
 from dsync_postgres.options import PostgresOptions
+from dsync_postgres.resume import written_between
 from dsync_postgres.snapshots import Snapshot
 from psycopg import sql
 
@@ -290,6 +291,27 @@ async def test_numbers_of_transactions_are_compared_around_the_circle(
 
     assert verdict_of(await again.connector.resume_plan(earlier.encode(), copy.progress())).verdict is CHANGED
     assert verdict_of(await again.connector.resume_plan(plan.snapshot, copy.progress())).verdict is UNCHANGED
+
+
+async def test_a_number_counts_as_later_only_within_the_span_between_the_snapshots(database: DatabaseFactory) -> None:
+    """Frozen rows keep numbers of earlier rounds, which come again after four billion transactions."""
+    made = database()
+    chance = random.Random(3)
+    with made.connect() as connection:
+        for _ in range(400):
+            first = chance.randrange(2**34, 2**36)
+            end = first + chance.choice([1, 1000, 2**20, 2**31, 2**32 - 1])
+            later, older = chance.randrange(first, end), first - chance.randrange(1, 2**33)
+            if (older - first) % 2**32 < end - first:
+                continue  # The same number twice: rare where the span is short, and to the safe side.
+            condition = written_between(first, end)
+            assert [
+                connection.execute(
+                    f"SELECT {condition} FROM (VALUES (%s)) t(xmin)".encode(), [str(number % 2**32)]
+                ).fetchall()[0][0]
+                for number in (later, older)
+            ] == [True, False], (first, end, later, older)
+        assert connection.execute(f"SELECT {condition} FROM (VALUES ('2')) t(xmin)".encode()).fetchall() == [(False,)]
 
 
 STATEMENTS: tuple[LiteralString, ...] = (
