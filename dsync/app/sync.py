@@ -14,7 +14,7 @@ from dsync.app.requests import SyncRequest, default_parallel
 from dsync.coordinator.ends import negotiate, open_sessions
 from dsync.coordinator.events import Event, EventHandler, FindingReported, PhaseChanged
 from dsync.coordinator.journal import Journal
-from dsync.coordinator.plan import Planner, stop_at
+from dsync.coordinator.plan import stop_at
 from dsync.coordinator.result import RunResult
 from dsync.coordinator.run import CopyRun
 from dsync.coordinator.spec import FlowSpec
@@ -182,15 +182,7 @@ async def _run(
 
 async def _check(copy: CopyRun, emit: EventHandler) -> None:
     emit(PhaseChanged(phase="checking"))
-    planner = Planner(
-        source=copy.source,
-        sink=copy.sink,
-        spec=copy.spec,
-        agreement=copy.agreement,
-        flow=copy.journal.flow,
-        run=copy.journal.run,
-    )
-    findings = await planner.check()
+    findings = await copy.check()
     for finding in findings:
         emit(FindingReported(finding=finding))
     stop_at(findings)

@@ -38,7 +38,7 @@ from dsync.coordinator.tasks import StoppedError, task_group
 from dsync.failpoints import failpoint
 from dsync.protocol.errors import NamespaceChangedError, SnapshotLostError
 from dsync.protocol.page_store import PageStore
-from dsync.protocol.types import FlowManifest, UnitRef
+from dsync.protocol.types import Finding, FlowManifest, UnitRef
 from dsync.state import NamespaceRow, NamespaceState, Phase, UnitRow
 
 MAX_DEAD_LETTERS = 1000
@@ -98,22 +98,37 @@ class CopyRun:
     def _recovery(self) -> Recovery:
         return Recovery(source=self.source, sink=self.sink, journal=self.journal, retries=self._retries, emit=self.emit)
 
+    @property
+    def _planner(self) -> Planner:
+        return Planner(
+            source=self.source,
+            sink=self.sink,
+            spec=self.spec,
+            agreement=self.agreement,
+            flow=self.journal.flow,
+            run=self.journal.run,
+        )
+
+    async def _reopen_sessions(self) -> None:
+        await self.source.reopen_session()
+        await self.sink.reopen_session()
+
     # ------------------------------------------------------------------ plan
+
+    async def check(self) -> tuple[Finding, ...]:
+        """What each end finds about itself and its peer, before anything is planned."""
+        return await self._retries.call("check both ends", self._planner.check, before_repeat=self._reopen_sessions)
 
     async def _plan(self) -> CopyPlan:
         plan = await self.journal.load_plan()
         if plan is None:
             await self._phase(Phase.PLANNING)
-            planner = Planner(
-                source=self.source,
-                sink=self.sink,
-                spec=self.spec,
-                agreement=self.agreement,
-                flow=self.journal.flow,
-                run=self.journal.run,
-            )
             failpoint("coordinator.before_plan")
-            plan = await planner.make(dry_run=False, again=bool(self.again_from))
+            plan = await self._retries.call(
+                "plan the copy",
+                lambda: self._planner.make(dry_run=False, again=bool(self.again_from)),
+                before_repeat=self._reopen_sessions,
+            )
             failpoint("coordinator.after_prepare")
             carried: list[UnitProgress] = []
             if self.again_from:

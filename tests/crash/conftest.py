@@ -1,0 +1,55 @@
+"""One source that is filled once, and for each test a copy of it, an empty sink and a command between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.lives import Flow, short_directory
+from tests.crash.tables import fill
+from tests.support.databases import DatabaseFactory, PgPair, PgServers
+
+MakeFlow = Callable[..., Flow]
+
+
+@pytest.fixture
+def pg_pair(request: pytest.FixtureRequest, pg_servers: PgServers) -> PgPair:
+    """PostgreSQL 16 to 18, or `parametrize("pg_pair", [(15, 18)], indirect=True)`."""
+    source, sink = getattr(request, "param", (16, 18))
+    return PgPair(source=pg_servers.shared(source), sink=pg_servers.shared(sink))
+
+
+@pytest.fixture
+def make_flow(tmp_path: Path, source_db: DatabaseFactory, sink_db: DatabaseFactory) -> Iterator[MakeFlow]:
+    """Makes flows between fresh databases; whatever of them still runs at the end is killed."""
+    made: list[Flow] = []
+    with short_directory() as runtime:
+
+        def make(*, prepare: Callable[[str], object] | None = fill, **options: object) -> Flow:
+            directory = tmp_path / f"flow{len(made)}"
+            directory.mkdir()
+            own = runtime / str(len(made))
+            own.mkdir(mode=0o700)
+            flow = Flow(
+                source=options.pop("source", None) or source_db(prepare),  # type: ignore[arg-type]
+                sink=options.pop("sink", None) or sink_db(),  # type: ignore[arg-type]
+                directory=directory,
+                runtime=own,
+                **options,  # type: ignore[arg-type]
+            )
+            made.append(flow)
+            return flow
+
+        try:
+            yield make
+        finally:
+            for flow in made:
+                flow.end()
+
+
+@pytest.fixture
+def flow(make_flow: MakeFlow) -> Flow:
+    """One flow between two fresh databases."""
+    return make_flow()

@@ -1,0 +1,165 @@
+"""The coordinator is killed at each of its named steps, while the source is written to; the same command goes on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.crash.conftest import MakeFlow
+from tests.crash.lives import Flow
+from tests.crash.oracles import (
+    abandoned_directories,
+    check_copy,
+    check_repeat_moves_nothing,
+    contents,
+    watching,
+)
+from tests.crash.tables import BUSY_ROWS, writing
+from tests.crash.test_plugins_die import SINK_POINTS, SOURCE_POINTS, UPSERT_POINTS
+
+STEPS = {
+    "coordinator.before_plan": 1,
+    "coordinator.after_prepare": 1,
+    "coordinator.after_plan": 1,
+    "coordinator.after_manifest": 1,
+    "coordinator.before_read": 9,
+    "coordinator.after_read": 14,
+    "coordinator.before_write": 7,
+    "coordinator.after_write": 21,
+    "coordinator.before_checkpoint": 33,
+    "coordinator.after_checkpoint": 46,
+    "coordinator.after_page": 60,
+    "coordinator.before_copied": 5,
+    "coordinator.before_finish": 1,
+    "coordinator.before_step": 2,
+    "coordinator.after_step": 4,
+    "coordinator.before_end": 1,
+}
+"""At which step, and the how many-th time it is reached there: from the first page to the last finish step."""
+
+RECOVERY_STEPS = (
+    "coordinator.before_verdicts",
+    "coordinator.after_verdicts",
+    "coordinator.before_clear",
+    "coordinator.after_clear",
+)
+"""Reached only by a life that goes on with an earlier one's work."""
+
+_MIDDLE = "coordinator.after_write:exit@12"
+
+
+@pytest.mark.parametrize(("step", "time"), STEPS.items(), ids=STEPS.keys())
+def test_a_coordinator_killed_at_any_step_is_gone_on_with(flow: Flow, step: str, time: int) -> None:
+    """Nothing is lost or repeated, and tables that changed under the lost snapshot are read again or named."""
+    with writing(flow.source) as writer:
+        flow.run_until_killed(f"{step}:exit@{time}")
+        writer.write_more()
+    ending = flow.run()
+    check_copy(flow, ending)
+    check_repeat_moves_nothing(flow, ending)
+
+
+@pytest.mark.parametrize("step", RECOVERY_STEPS)
+def test_a_coordinator_killed_again_while_it_recovers_is_gone_on_with(flow: Flow, step: str) -> None:
+    with writing(flow.source) as writer:
+        flow.run_until_killed(_MIDDLE)
+        writer.write_more()
+        flow.run_until_killed(f"{step}:exit")
+        writer.write_more()
+    ending = flow.run()
+    check_copy(flow, ending)
+
+
+def test_a_flow_is_done_however_many_of_its_lives_are_killed(flow: Flow) -> None:
+    """Each life comes a little further; what it leaves behind is removed by the next one."""
+    killed_at = (
+        "coordinator.after_plan:exit",
+        "coordinator.after_read:exit@5",
+        "coordinator.before_verdicts:exit",
+        "coordinator.after_write:exit@9",
+        "coordinator.after_clear:exit",
+        "coordinator.before_checkpoint:exit@13",
+        "coordinator.after_verdicts:exit",
+        "coordinator.before_copied:exit@2",
+        "coordinator.after_step:exit",
+    )
+    with writing(flow.source) as writer:
+        for step in killed_at:
+            flow.run_until_killed(step)
+            writer.write_more(20)
+    left = abandoned_directories()
+    assert left, "nobody who was killed has left pages behind: the check below would say nothing"
+    ending = flow.run()
+    assert not left & abandoned_directories()
+    check_copy(flow, ending)
+
+    again = flow.run("--again")
+    assert again.exit_code == 0
+    check_copy(flow, again)
+
+
+def test_a_run_whose_end_is_recorded_is_not_repeated(flow: Flow) -> None:
+    """Killed between its last record and its answer, a run is over: the source may have changed since."""
+    with writing(flow.source), watching(flow) as watcher:
+        flow.run_until_killed("coordinator.after_end:exit")
+        expected = watcher.history()[-1]
+    ending = flow.run()
+    assert ending.result["moved_nothing"]
+    check_copy(flow, ending, expected=expected)
+
+
+@pytest.mark.parametrize(
+    "step", ["coordinator.before_write", "coordinator.after_write", "coordinator.before_checkpoint"]
+)
+def test_a_restart_repeats_at_most_the_pages_in_flight(make_flow: MakeFlow, step: str) -> None:
+    """Tables that nobody writes to go on where they were, however often the copy is cut off."""
+    flow = make_flow()
+    lives, pages_in_flight = 4, 2
+    for _ in range(lives):
+        flow.run_until_killed(f"{step}:exit@11")
+    check_copy(flow, flow.run())
+    # Counts rows that were rolled back, too; backends that have ended have reported.
+    written = flow.sink.value("SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'busy'")
+    rows_per_page = flow.page_bytes // 380
+    assert BUSY_ROWS <= written <= BUSY_ROWS + lives * pages_in_flight * rows_per_page
+
+
+def test_one_snapshot_for_a_copy_that_nobody_disturbs(flow: Flow) -> None:
+    """The source is written to from before the beginning to after the end, and what arrives is of one moment."""
+    with writing(flow.source) as writer, watching(flow) as watcher:
+        ending = flow.run("--verify")
+        writer.write_more()
+        (expected,) = watcher.history()
+    check_copy(flow, ending, expected=expected)
+    assert ending.exit_code == 0
+    assert ending.result["verify"]["equal"] is True
+    assert ending.result["verify"]["view"] == "snapshot"
+    assert contents(flow.source) != expected, "the writer has written nothing since: this shows nothing"
+
+
+def test_verification_judges_a_copy_whose_snapshot_was_lost_by_the_snapshot_it_has(flow: Flow) -> None:
+    """The writer never stops; what the copy names is all that verification may find."""
+    with writing(flow.source), watching(flow) as watcher:
+        flow.run_until_killed("coordinator.after_write:exit@40")
+        ending = flow.run("--verify")
+        history = watcher.history()
+    check_copy(flow, ending, expected=history[-1], before=history[:-1])
+    report = ending.result["verify"]
+    unequal = {item["source"] for item in report["namespaces"] if not item["equal"]}
+    assert unequal <= set(ending.named)
+    assert report["counts"]["missing"] == report["counts"]["extra"] == report["counts"]["different"] == 0
+
+
+def test_every_named_step_is_killed_somewhere() -> None:
+    """A failpoint that no test of this folder uses guards nothing."""
+    root = Path(__file__).parents[2]
+    found = {
+        name
+        for folder in ("dsync", "connectors")
+        for path in (root / folder).rglob("*.py")
+        for name in re.findall(r'\bfailpoint\("([a-z_.]+)"\)', path.read_text("utf-8"))
+    }
+    known = {*STEPS, *RECOVERY_STEPS, "coordinator.after_end", *SINK_POINTS, *SOURCE_POINTS, *UPSERT_POINTS}
+    assert found == known
