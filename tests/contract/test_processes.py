@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from dsync.plugins.runtime import page_store, runtime_directory, sweep
 from dsync.plugins.supervision import Patience, PluginEvent
 from dsync.protocol import errors
 from dsync.protocol.channel import Deadlines
-from dsync.protocol.types import ReadRequest, SessionRequest, WriteContext, WriteRequest
+from dsync.protocol.types import Page, PageType, ReadRequest, SessionRequest, UnitRef, WriteContext, WriteRequest
 from dsync.sdk.redaction import Redactor
 from tests.contract import broken_plugins
+from tests.contract.rig import document
 from tests.support.waiting import wait_for, wait_for_async
 
 ROOT = Path(__file__).parents[2]
@@ -190,13 +192,12 @@ async def test_what_was_durable_is_there_after_a_kill(runtime: Path, tmp_path: P
     """The process dies after the commit and before the answer: the ledger makes the repetition harmless."""
     reference = f"memory://{tmp_path}/d.sqlite?fault=write_page_answer@1:exit"
     async with opened(reference, runtime) as endpoint:
-        from dsync.protocol.types import UnitRef
-        from tests.contract.test_connector import bson_page, document
-
         connector = endpoint.connector
         (state,) = await connector.open_units("f", "r", [UnitRef(unit="u", namespace="a")])
         context = WriteContext(flow="f", run="r", unit="u", fence=state.fence, cursor=b"c", seq=1)
-        request = WriteRequest(namespace="a", page=bson_page(document(1)), context=context)
+        request = WriteRequest(
+            namespace="a", page=Page(type=PageType.BSON, rows=1, packed=document(1)), context=context
+        )
         with pytest.raises(errors.ServerUnavailableError):
             await connector.write_page(request)
         await recovered(endpoint)
@@ -309,34 +310,47 @@ async def failure(call: Any) -> BaseException | None:
 # ------------------------------------------------------------ the owner's end
 
 
-def start_owner() -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
-    owner = subprocess.Popen([sys.executable, "-m", "tests.contract.owner"], stdout=subprocess.PIPE, cwd=ROOT)
-    assert owner.stdout is not None
-    return owner, json.loads(owner.stdout.readline())
+@pytest.fixture
+def owner() -> Iterator[Owner]:
+    """A program with two plug-ins; killed at the latest when the test ends."""
+    process = subprocess.Popen([sys.executable, "-m", "tests.contract.owner"], stdout=subprocess.PIPE, cwd=ROOT)
+    with process:
+        try:
+            assert process.stdout is not None
+            report = json.loads(process.stdout.readline())
+            yield Owner(process=process, pids=report["pids"], directories=[Path(d) for d in report["directories"]])
+        finally:
+            process.kill()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """The program, the processes of its plug-ins and of their helpers, and its private directories."""
+
+    process: subprocess.Popen[bytes]
+    pids: list[int]
+    directories: list[Path]
+
+    def all_are_gone(self) -> bool:
+        return all(is_gone(pid) for pid in self.pids)
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
-def test_no_process_outlives_its_owner(stopped: bool) -> None:
+def test_no_process_outlives_its_owner(owner: Owner, stopped: bool) -> None:
     """The owner is killed with -9: its plug-ins and their helpers are gone soon, even one that is stopped."""
-    owner, report = start_owner()
-    with owner:
-        if stopped:
-            psutil.Process(report["pids"][0]).suspend()
-        owner.kill()
-        owner.wait()
-        for pid in report["pids"]:
-            wait_for(lambda pid=pid: is_gone(pid), timeout_s=20, what=f"the end of process {pid}")  # type: ignore[misc]
-    assert all(Path(directory).is_dir() for directory in report["directories"])
-    for directory in report["directories"]:
-        sweep(Path(directory).parent)
-    assert not any(Path(directory).exists() for directory in report["directories"])
+    if stopped:
+        psutil.Process(owner.pids[0]).suspend()
+    owner.process.kill()
+    owner.process.wait()
+    wait_for(owner.all_are_gone, timeout_s=20, what="the end of its plug-ins")
+    assert all(directory.is_dir() for directory in owner.directories)
+    for directory in owner.directories:
+        sweep(directory.parent)
+    assert not any(directory.exists() for directory in owner.directories)
 
 
-def test_an_owner_that_is_told_to_end_leaves_nothing() -> None:
+def test_an_owner_that_is_told_to_end_leaves_no_process(owner: Owner) -> None:
     """SIGTERM without a handler: as -9, the kernel ends it at once."""
-    owner, report = start_owner()
-    with owner:
-        owner.terminate()
-        owner.wait()
-        for pid in report["pids"]:
-            wait_for(lambda pid=pid: is_gone(pid), timeout_s=20, what=f"the end of process {pid}")  # type: ignore[misc]
+    owner.process.terminate()
+    owner.process.wait()
+    wait_for(owner.all_are_gone, timeout_s=20, what="the end of its plug-ins")
