@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -49,7 +49,6 @@ class Rig:
     pages: PageStore
     by_reference: bool
     endpoint: OpenEndpoint | None = None
-    writes: int = field(default=0)
 
     def fill(self, namespace: str, rows: int, *, record_bytes: int = 200) -> list[bytes]:
         """Documents `{_id: 0…}` past the protocol; returns their bytes in order."""

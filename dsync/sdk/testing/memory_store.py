@@ -132,8 +132,7 @@ class MemoryStore:
     def open_unit(self, flow: str, run: str, unit: UnitRef) -> UnitState:
         """Raise the unit's fence, and say where it stands."""
         self._db.execute(
-            "INSERT INTO ledger VALUES (?, ?, ?, ?, 1, x'', 0, 0, 0, 0)"
-            " ON CONFLICT DO UPDATE SET fence = fence + 1",
+            "INSERT INTO ledger VALUES (?, ?, ?, ?, 1, x'', 0, 0, 0, 0) ON CONFLICT DO UPDATE SET fence = fence + 1",
             (flow, run, unit.unit, unit.namespace),
         )
         row = self._db.execute(
