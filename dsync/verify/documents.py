@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from dsync.coordinator.copier import CycleGuard
 from dsync.protocol import pages
@@ -56,14 +57,23 @@ class Documents:
         asked = [key for key in keys if self.end.reads_by_id and key[0] != _EMBEDDED]
         found = await self._by_id(asked)
         sought = frozenset(keys).difference(asked)
-        held_bytes = sum(len(record) for record in found.values() if record)
         if sought:
-            async for records in self.read():
+            await self._search(sought, found)
+        return found
+
+    async def _search(self, sought: frozenset[bytes], found: dict[bytes, bytes | None]) -> None:
+        """Read until all of them are found; to the end where one is not there."""
+        held_bytes = sum(len(record) for record in found.values() if record)
+        left = set(sought)
+        async with aclosing(self.read()) as every:
+            async for records in every:
                 for record in records:
-                    if (key := id_key(record)) in sought:
+                    if (key := id_key(record)) in left:
+                        left.remove(key)
                         held_bytes += len(record)
                         found[key] = record if held_bytes <= _MOST_BYTES else None
-        return found
+                if not left:
+                    return
 
     async def _by_id(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
         found: dict[bytes, bytes | None] = {}
