@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import FrameType
 
 from dsync.cli.title import hide_secrets
 
@@ -13,11 +15,31 @@ def main() -> None:
     """Run `dsync` with the arguments of this process."""
     arguments = sys.argv[1:]
     # Before anything slow is imported: until then everybody on this machine can read the command line.
-    sys.exit(execute(arguments, hide_secrets(arguments)))
+    secrets = hide_secrets(arguments)
+    # Until errors can be reported a signal ends us without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(execute(arguments, secrets, on_ready=_heed_signals))
 
 
-def execute(arguments: Sequence[str], secrets: frozenset[str] = frozenset()) -> int:
-    """Run one command line and return its exit code."""
+def _heed_signals() -> None:
+    """A signal that comes before a command has its own ways to end becomes an answer like any other.
+
+    Shells have the background jobs of scripts ignore interrupts; whoever sends one there all the same means us.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    from dsync.cli.failures import InterruptedRunError
+
+    raise InterruptedRunError(number, "nothing more was done")
+
+
+def execute(
+    arguments: Sequence[str], secrets: frozenset[str] = frozenset(), on_ready: Callable[[], None] = lambda: None
+) -> int:
+    """Run one command line and return its exit code. `on_ready` is called once errors are reported here."""
     from dsync.cli.answer import Answer, print_answer, print_failure
     from dsync.cli.failures import explain
     from dsync.cli.root import COMMANDS, dsync
@@ -25,10 +47,13 @@ def execute(arguments: Sequence[str], secrets: frozenset[str] = frozenset()) -> 
 
     # Looked for by hand: the object is promised for a line that cannot be parsed, too.
     settings = Settings(json="--json" in _before_double_dash(arguments))
-    settings.hide(secrets)
     try:
+        on_ready()
+        settings.hide(secrets)
         _refuse_windows()
         outcome = dsync.main(args=list(arguments), prog_name="dsync", standalone_mode=False, obj=settings)
+        if isinstance(outcome, Answer) and not outcome.is_printed:
+            print_answer(outcome, settings)
     except SystemExit:
         raise
     # Whatever went wrong ends as a sentence and an exit code; -v has the traceback.
@@ -38,8 +63,6 @@ def execute(arguments: Sequence[str], secrets: frozenset[str] = frozenset()) -> 
         print_failure(failure, settings)
         return failure.exit_code
     if isinstance(outcome, Answer):
-        if not outcome.is_printed:
-            print_answer(outcome, settings)
         return outcome.exit_code
     return outcome if isinstance(outcome, int) else 0
 

@@ -64,8 +64,9 @@ async def _supervise(
         timers.append(loop.call_later(drain_s, task.cancel))
         write(sys.stderr, "stopping: pages in flight are finished first; a second Ctrl-C stops at once")
 
-    # A signal that our parent has us ignore (nohup, a shell's background job) stays ignored.
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    # Under nohup a hang-up stays ignored. An interrupt never does, although shells have the background jobs of
+    # scripts ignore it: whoever sends it there means us.
+    heeded = [number for number in _SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
     for number in heeded:
         loop.add_signal_handler(number, on_signal, number)
     try:

@@ -1,6 +1,7 @@
 """The first signal drains, the second stops at once; both leave a run that goes on."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -114,8 +115,8 @@ def test_a_cancellation_of_our_own_is_no_interruption() -> None:
 
 
 @pytest.mark.parametrize("ignored", [True, False])
-def test_handlers_are_as_before_afterwards(ignored: bool) -> None:
-    """A signal that our parent has us ignore, as nohup does, stays ignored."""
+def test_a_hang_up_is_ignored_under_nohup(ignored: bool) -> None:
+    """Then the terminal may close; handlers are afterwards as they were."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
 
     async def look(stopping: asyncio.Event) -> bool:
@@ -129,6 +130,21 @@ def test_handlers_are_as_before_afterwards(ignored: bool) -> None:
         assert signal.getsignal(signal.SIGHUP) is (signal.SIG_IGN if ignored else signal.SIG_DFL)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_an_interrupt_counts_in_the_background_of_a_script() -> None:
+    """Where shells set it to be ignored: a script that sends it on purpose must be able to stop a copy."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    async def look(stopping: asyncio.Event) -> bool:
+        _send(signal.SIGINT)
+        await stopping.wait()
+        return True
+
+    try:
+        assert run(Settings(), look, drains=True) is True
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -155,3 +171,22 @@ def test_the_process_exits_with_the_signal_s_code(number: int, exit_code: int) -
     assert err == b"dsync plan: stopped: nothing was changed\n"
     assert out.count(b"\n") == 1
     assert signal.Signals(number).name.encode() in out
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_anything_runs_is_answered_too(number: signal.Signals, exit_code: int) -> None:
+    """With the code and the object, also where a script's shell has set interrupts to be ignored."""
+    program = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from dsync.app import status\n"
+        f"status.list_flows = lambda state: os.kill(os.getpid(), {int(number)})\n"
+        "from dsync.cli.main import main\n"
+        "sys.argv = ['dsync', 'flows', '--json']\n"
+        "main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert ended.returncode == exit_code, ended.stderr
+    assert json.loads(ended.stdout)["error"]["class"] == number.name
+    assert ended.stderr == "dsync flows: stopped: nothing more was done\n"
