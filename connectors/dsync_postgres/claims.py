@@ -45,12 +45,10 @@ def read_claims(connection: Connection, flow: str) -> dict[str, Claim]:
     }
 
 
-def read_route(connection: Connection, flow: str, namespace: str) -> str:
-    """Where the rows of a namespace have to be given; empty: to the table itself."""
-    row = connection.execute(
-        "SELECT route FROM _dsync.target WHERE flow = %s AND namespace = %s", [flow, namespace]
-    ).fetchone()
-    return "" if row is None else str(row[0])
+def read_routes_of(connection: Connection, flow: str) -> dict[str, str]:
+    """Where the rows of the flow's namespaces have to be given, as far as that is not the table itself."""
+    rows = connection.execute("SELECT namespace, route FROM _dsync.target WHERE flow = %s AND route <> ''", [flow])
+    return dict(rows.fetchall())
 
 
 def save_claims(connection: Connection, flow: str, claims: Sequence[Claim]) -> None:

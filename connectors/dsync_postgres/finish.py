@@ -7,16 +7,17 @@ from itertools import pairwise
 
 import psycopg
 import structlog
-from psycopg import sql
+from psycopg import pq, sql
 
 from dsync.sdk import errors, failpoint, types
-from dsync_postgres import triggers
+from dsync_postgres import triggers, wire
 from dsync_postgres.definition import decode_positions
 from dsync_postgres.ledger import SCHEMA, Connection
-from dsync_postgres.schema.apply import run_step
+from dsync_postgres.schema.apply import refusal, run_step
 from dsync_postgres.schema.graph import constraint_name
 from dsync_postgres.schema.lexer import Token, tokens
 from dsync_postgres.schema.names import TableName
+from dsync_postgres.schema.plan import SETTINGS
 from dsync_postgres.schema.steps import BuildStep
 
 _log = structlog.get_logger(__name__)
@@ -39,6 +40,8 @@ def finish(
         FencedError: another coordinator has the step.
         PermanentError: the rows do not satisfy it, or the sink refuses it; nothing of the step remains.
     """
+    if _finish_together(connection, context, step, maintenance_work_mem):
+        return
     with connection.transaction():
         ledger = _ledger_of(connection, context)
         if ledger is None:
@@ -49,6 +52,43 @@ def finish(
         _move(connection, ledger, context)
         failpoint("sink.before_step_commit")
     failpoint("sink.after_step_commit")
+
+
+def _finish_together(
+    connection: Connection, context: types.WriteContext, step: types.FinishStep, maintenance_work_mem: str
+) -> bool:
+    """Do an ordinary step in two round trips, or nothing and say so: most are quick, and there may be thousands."""
+    if step.kind == triggers.STEP_KIND or step.needs_source:
+        return False
+    build = BuildStep.from_wire(step)
+    if not build.statements or any(statement.is_optional for statement in build.statements):
+        return False
+    ledger = _ledger_of(connection, context)
+    if ledger is None:
+        return True
+    memory = sql.SQL("SELECT set_config('maintenance_work_mem', {}, true)").format(sql.Literal(maintenance_work_mem))
+    statements = [
+        sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED"),
+        *([memory] if maintenance_work_mem else []),
+        *(sql.SQL(statement.sql) for statement in (SETTINGS, *build.statements)),
+        _guarded_move(ledger, context),
+    ]
+    try:
+        wire.execute(connection, statements)
+        failpoint("sink.before_step_commit")
+        wire.execute(connection, [sql.SQL("COMMIT")])
+    except psycopg.Error as exc:
+        if connection.pgconn.status != pq.ConnStatus.OK:
+            raise
+        connection.rollback()
+        if isinstance(exc, psycopg.errors.DivisionByZero) and _ledger_of(connection, context) is None:
+            return True
+        if isinstance(exc, _EXISTS):
+            # Known at once, and for the slower way to judge.
+            return False
+        raise refusal(exc, build.statements[0]) from exc
+    failpoint("sink.after_step_commit")
+    return True
 
 
 def _do(connection: Connection, flow: str, step: types.FinishStep, source_data: bytes) -> None:
@@ -93,22 +133,19 @@ def _ledger_of(connection: Connection, context: types.WriteContext) -> sql.Ident
 
 
 def _move(connection: Connection, ledger: sql.Identifier, context: types.WriteContext) -> None:
-    moved = connection.execute(
-        sql.SQL(
-            "UPDATE {} SET (seq, cursor, done, updated_at) = (%(seq)s, %(cursor)s, true, now()) WHERE (flow, run, unit)"
-            " = (%(flow)s, %(run)s, %(unit)s) AND fence = %(fence)s AND seq = %(seq)s - 1"
-        ).format(ledger),
-        {
-            "seq": context.seq,
-            "cursor": context.cursor,
-            "flow": context.flow,
-            "run": context.run,
-            "unit": context.unit,
-            "fence": context.fence,
-        },
-    )
-    if not moved.rowcount:
-        raise _fenced(context)
+    try:
+        connection.execute(_guarded_move(ledger, context))
+    except psycopg.errors.DivisionByZero as exc:
+        raise _fenced(context) from exc
+
+
+def _guarded_move(ledger: sql.Identifier, context: types.WriteContext) -> sql.Composed:
+    """Move the step's row to done, or fail with division_by_zero, so that nothing after it in a message is run."""
+    unit = (context.flow, context.run, context.unit, context.fence, context.seq - 1)
+    return sql.SQL(
+        "WITH moved AS (UPDATE {} SET (seq, cursor, done, updated_at) = ({}, {}, true, now())"
+        " WHERE (flow, run, unit, fence, seq) = ({}, {}, {}, {}, {}) RETURNING 1) SELECT 1 / count(*) FROM moved"
+    ).format(ledger, *map(sql.Literal, (context.seq, context.cursor, *unit)))
 
 
 def _fenced(context: types.WriteContext) -> errors.FencedError:

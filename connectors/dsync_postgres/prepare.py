@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from dsync.sdk import errors, failpoint, types
+from dsync_postgres import batch, ledger, triggers
 from dsync_postgres import fit as fitting
-from dsync_postgres import ledger, triggers
 from dsync_postgres.claims import Claim, read_claims, save_claims
 from dsync_postgres.definition import Definition
 from dsync_postgres.ledger import Connection
@@ -18,7 +18,6 @@ from dsync_postgres.loads import analyses, arrange, existing_findings
 from dsync_postgres.options import PostgresOptions
 from dsync_postgres.removal import listed_names, plan_removal
 from dsync_postgres.routes import read_routes
-from dsync_postgres.schema.apply import rehearse, run_statements
 from dsync_postgres.schema.archive import read_archive
 from dsync_postgres.schema.facts import SourceFacts, read_sink
 from dsync_postgres.schema.findings import Finding, Severity, info, stop, warn
@@ -103,7 +102,7 @@ def _try(connection: Connection, request: types.PrepareRequest, options: Postgre
         and not outline.removal.dropped
         and not any(f.severity is Severity.STOP for f in found)
     ):
-        found += rehearse(connection, outline.schema)
+        found += batch.try_out(connection, outline.schema)
     return outline.result(findings=found)
 
 
@@ -208,7 +207,7 @@ class _Outline:
         self.removal.carry_out(connection, as_replica=self._can_be_replica)
         refused: tuple[Finding, ...] = ()
         if self.schema is not None:
-            refused = run_statements(connection, self.schema.pre_data)
+            refused = batch.run(connection, self.schema.pre_data)
         self._claim()
         return self.result(findings=(*self.findings, *refused))
 

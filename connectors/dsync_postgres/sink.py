@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from dsync.sdk import PluginContext, errors, types
 from dsync_postgres import claims, ledger, manifests, triggers, writer
+from dsync_postgres.destinations import Destinations
 from dsync_postgres.documents import RowDecoder
 from dsync_postgres.finish import finish
 from dsync_postgres.ledger import Guard
@@ -20,7 +21,7 @@ from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Sessions
 from dsync_postgres.sinkcheck import check_sink
 from dsync_postgres.staging import Stages
-from dsync_postgres.targets import TargetTable, may_be_replica, read_targets
+from dsync_postgres.targets import TargetTable
 
 T = TypeVar("T")
 
@@ -32,10 +33,8 @@ class SinkSide:
         self._sessions = sessions
         self._context = context
         self._stages = Stages()
-        self._tables: dict[str, TargetTable] = {}
-        self._routes: dict[tuple[str, int], str] = {}
+        self._destinations = Destinations()
         self._decoders: dict[tuple[int, tuple[str, ...]], RowDecoder] = {}
-        self._may_be_replica: bool | None = None
 
     async def close(self) -> None:
         """Nothing is held beside the sessions."""
@@ -45,7 +44,8 @@ class SinkSide:
     async def open_units(self, flow: str, run: str, units: Sequence[types.UnitRef]) -> list[types.UnitState]:
         """Raise each unit's fence and say where it stands, in the order asked; one round trip."""
         # A table may have been made anew since the last life of these units.
-        self._tables.clear()
+        self._destinations.forget()
+        self._destinations.expect(ref.namespace for ref in units)
         return await self._with_ledger("opening units", partial(ledger.open_units, flow=flow, run=run, units=units))
 
     async def save_manifest(self, manifest: types.FlowManifest) -> None:
@@ -66,10 +66,10 @@ class SinkSide:
             SinkNotEmptyError: it holds rows that are not the flow's; nothing was removed.
         """
         name = TableName.parse(namespace)
-        self._tables.pop(namespace, None)
+        self._destinations.forget(namespace)
 
         def work(connection: Connection) -> None:
-            as_replica = self._can_be_replica(connection)
+            as_replica = self._destinations.can_be_replica(connection)
             claims.clear(connection, context, name, units, as_replica=as_replica)
 
         await self._with_ledger(f"clearing {namespace}", work)
@@ -99,8 +99,7 @@ class SinkSide:
 
     async def prepare(self, request: types.PrepareRequest) -> types.Prepared:
         """Create what is missing and say how each namespace is to be loaded. Repeatable."""
-        self._tables.clear()
-        self._routes.clear()
+        self._destinations.forget()
         work = partial(
             prepare,
             request=request,
@@ -137,15 +136,15 @@ class SinkSide:
         try:
             return await self._sessions.run(f"writing {request.namespace}", partial(self._write, request))
         except errors.NamespaceChangedError:
-            self._tables.pop(request.namespace, None)
+            self._destinations.forget(request.namespace)
             self._decoders.clear()
             raise
 
     def _write(self, request: types.WriteRequest, connection: Connection) -> int:
-        table = self._table(connection, request.namespace)
+        table = self._destinations.table(connection, request.namespace)
         context = request.context
         # Where the rows go; the ledger goes by the partition that they came from.
-        destination = table if context is None else self._destination(connection, context.flow, table)
+        destination = table if context is None else self._destinations.destination(connection, table, context.flow)
         columns = request.columns or tuple(column.name for column in table.columns if not column.generated)
         with self._sessions.pages.body(request.page) as body:
             page_type, rows = request.page.type, request.page.rows
@@ -159,7 +158,7 @@ class SinkSide:
                 rows=rows,
                 body=body,
                 guard=None if context is None else Guard(context=context, unlogged=table.unlogged),
-                as_replica=self._as_replica(connection, destination, context),
+                as_replica=self._destinations.as_replica(connection, destination, context),
             )
             if request.upsert:
                 return writer.upsert(connection, load, self._stages)
@@ -176,48 +175,6 @@ class SinkSide:
             return decoder.decode(documents)
         except errors.RecordError as exc:
             raise errors.RecordError(f"writing {table.name}: {exc}") from exc
-
-    def _table(self, connection: Connection, namespace: str) -> TargetTable:
-        """What the table looks like, asked once and again after it changed."""
-        known = self._tables.get(namespace)
-        if known is not None:
-            return known
-        name = TableName.parse(namespace)
-        table = read_targets(connection, [name]).get(name)
-        if table is None:
-            raise errors.NamespaceChangedError(
-                f"writing {namespace}: the sink has no such table; create it there first"
-            )
-        if table.kind not in "rp":
-            raise errors.UnsupportedError(f"writing {namespace}: it is no table at the sink, so it takes no rows")
-        self._tables[namespace] = table
-        return table
-
-    def _destination(self, connection: Connection, flow: str, table: TargetTable) -> TargetTable:
-        key = (flow, table.oid)
-        if key not in self._routes:
-            self._routes[key] = claims.read_route(connection, flow, table.name.namespace)
-        route = self._routes[key]
-        return self._table(connection, route) if route else table
-
-    def _as_replica(self, connection: Connection, table: TargetTable, context: types.WriteContext | None) -> bool:
-        """Whether triggers and foreign keys have to be kept from firing, and can be."""
-        if not table.fires:
-            return False
-        if not table.fires_in_replica and self._can_be_replica(connection):
-            return True
-        if context is None:
-            # Without `prepare` nobody could have set them aside; such a coordinator lives with what they do.
-            return False
-        raise errors.NamespaceChangedError(
-            f"writing {table.name}: its triggers or foreign keys are on again though this flow had set them aside; "
-            "disable them, or start again with `dsync reset`"
-        )
-
-    def _can_be_replica(self, connection: Connection) -> bool:
-        if self._may_be_replica is None:
-            self._may_be_replica = may_be_replica(connection)
-        return self._may_be_replica
 
     async def _with_ledger(self, operation: str, work: Callable[[Connection], T]) -> T:
         """Run `work` where the ledger exists, creating it on first use."""

@@ -88,7 +88,8 @@ def _put(pgconn: pq.abc.PGconn, chunk: memoryview) -> None:
 
 
 def _joined(connection: Connection, statements: Sequence[sql.Composable]) -> bytes:
-    return b"; ".join(statement.as_bytes(connection) for statement in statements)
+    # On lines of their own, since a statement of the schema may end in a comment.
+    return b"\n;\n".join(statement.as_bytes(connection) for statement in statements)
 
 
 def _flush(pgconn: pq.abc.PGconn) -> None:

@@ -18,7 +18,7 @@ from dsync_postgres.schema.steps import BuildStep, Statement
 # Not permitted, and what a label says whose provider is not loaded.
 _FORGIVEN = frozenset({"42501", "22023"})
 # What only works on rows, or only once there are some: no use in trying it on empty tables.
-_NOT_REHEARSED = frozenset({"refresh", "analyze", "sequences"})
+NOT_REHEARSED = frozenset({"refresh", "analyze", "sequences"})
 _MOST_FAILURES = 20
 
 
@@ -52,7 +52,7 @@ def rehearse(connection: Blocking, plan: SchemaPlan) -> tuple[Finding, ...]:
     foreign key of a new table points to them.
     """
     findings: list[Finding] = []
-    steps = [step for step in plan.post_data if step.kind not in _NOT_REHEARSED]
+    steps = [step for step in plan.post_data if step.kind not in NOT_REHEARSED]
     statements = [*plan.pre_data, *(statement for step in steps for statement in step.statements)]
     with connection.transaction(force_rollback=True):
         _execute(connection, SETTINGS)
@@ -89,7 +89,7 @@ def _run(connection: Blocking, statement: Statement) -> Finding | None:
             connection.execute(statement.sql.encode(), prepare=False)
     except psycopg.Error as exc:
         if exc.sqlstate not in _FORGIVEN:
-            raise _error(exc, statement) from exc
+            raise refusal(exc, statement) from exc
         return warn(
             "statement-refused",
             statement.object,
@@ -105,10 +105,11 @@ def _execute(connection: Blocking, statement: Statement) -> None:
     try:
         connection.execute(statement.sql.encode(), prepare=False)
     except psycopg.Error as exc:
-        raise _error(exc, statement) from exc
+        raise refusal(exc, statement) from exc
 
 
-def _error(exc: psycopg.Error, statement: Statement) -> errors.DsyncError:
+def refusal(exc: psycopg.Error, statement: Statement) -> errors.DsyncError:
+    """The error of ours for a statement of a schema that the sink refused."""
     operation = f"creating {statement.object} at the sink"
     error = translate(exc, operation)
     if not isinstance(error, errors.RecordError):
