@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 
 from dsync.sdk import types
 from dsync_postgres.definition import Definition
 from dsync_postgres.describe import describe_tables, is_copied, table_findings
 from dsync_postgres.errors import translating
+from dsync_postgres.routes import read_routes
 from dsync_postgres.schema import (
     DumpRequest,
     PgDumpChoice,
@@ -51,12 +54,26 @@ class Describer:
         if request.definition_for == DIALECT:
             definition = await self._define(server, tables, peer_major, snapshot_name)
         chosen = {name: table for name, table in tables.items() if _is_wanted(name, request.namespaces)}
+        scattered = await self._scattered(chosen.values())
+        described = describe_tables(chosen, kinds, major=server.major, peer_major=peer_major)
         return types.SchemaDescription(
-            namespaces=describe_tables(chosen, kinds, major=server.major, peer_major=peer_major),
+            namespaces=tuple(
+                replace(item, placed_by_server=True) if item.namespace in scattered else item for item in described
+            ),
             dialect=DIALECT,
             definition=definition,
             findings=table_findings(chosen.values()),
         )
+
+    async def _scattered(self, tables: Iterable[TableFacts]) -> frozenset[str]:
+        """Partitions that would have other rows at another server."""
+        partitions = [table.name for table in tables if table.is_partition]
+        if not partitions:
+            return frozenset()
+        routes = await self._sessions.run(
+            "reading the partitions", lambda connection: read_routes(connection, partitions, unlike_encodings=False)
+        )
+        return frozenset(name.namespace for name in routes)
 
     async def copied_namespaces(self) -> tuple[str, ...]:
         """Every table with rows of its own."""

@@ -374,6 +374,8 @@ class NamespaceDescription:
     kind: str = "table"
     parent: str = ""
     """The namespace whose partition this is: choosing that one chooses this too."""
+    placed_by_server: bool = False
+    """Which partition a row belongs to may differ from server to server: only the tree as a whole can be compared."""
 
     @property
     def key(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from dsync.coordinator.retries import Retries
 from dsync.coordinator.tasks import task_group
 from dsync.protocol.errors import MissingObjectError, SnapshotLostError, UnsupportedError
 from dsync.protocol.interface import Connector
+from dsync.protocol.types import DescribeRequest
 from dsync.verify.algorithm import Algorithm
 from dsync.verify.canonical import id_text
 from dsync.verify.ends import Descriptions, Ends, VerifyEnd
@@ -81,11 +82,16 @@ class Verifier:
         # A source may hold one plan at a time, and each look at a namespace's documents makes a new one.
         self._streaming = asyncio.Lock()
         self._opened: list[NamespaceProgress] = []
+        self._trees: dict[str, str] = {}
 
     async def run(self, namespaces: Mapping[str, str]) -> VerifyReport:
         """Compare everything."""
         started_at = self._clock()
         ends = await self._meet(namespaces)
+        self._trees = await self._find_trees(namespaces, ends)
+        if self._trees:
+            namespaces = _with_trees(namespaces, ends, self._trees)
+            ends = await self._meet(namespaces)
         reports: dict[str, NamespaceReport] = {}
         todo = iter(namespaces.items())
 
@@ -104,6 +110,24 @@ class Verifier:
             live=self._options.live or any(report.method is Method.STREAMED for report in reports.values()),
             elapsed_s=self._clock() - started_at,
         )
+
+    async def _find_trees(self, namespaces: Mapping[str, str], ends: Ends) -> dict[str, str]:
+        """The top of the tree of each partition whose rows every server places by itself."""
+        described = ends.source_descriptions or {}
+        scattered = [name for name in namespaces if name in described and described[name].placed_by_server]
+        if not scattered:
+            return {}
+        everything = await self._retries.call(
+            "asking the source", lambda: ends.source.connector.describe(DescribeRequest())
+        )
+        parents = {item.namespace: item.parent for item in everything.namespaces if item.parent}
+        trees = {}
+        for name in scattered:
+            top = name
+            while top in parents:
+                top = parents[top]
+            trees[name] = top
+        return trees
 
     async def _meet(self, namespaces: Mapping[str, str]) -> Ends:
         async def one(
@@ -144,7 +168,7 @@ class Verifier:
         if absent:
             return NamespaceReport(source=source, target=target, method=Method.NONE, differences=tuple(absent))
         described = ends.source_descriptions[source] if ends.source_descriptions is not None else None
-        if described is not None and described.rowless:
+        if described is not None and described.rowless and source not in self._trees.values():
             note = f"a {described.kind} has no rows of its own: not compared"
             return NamespaceReport(source=source, target=target, method=Method.NONE, notes=(note,))
         if self._options.quick:
@@ -256,3 +280,17 @@ def _as_it_is(key: Key) -> tuple[str, ...]:
 def _document_id(key: Key) -> tuple[str, ...]:
     (text,) = key
     return id_text(bytes.fromhex(text))
+
+
+def _with_trees(namespaces: Mapping[str, str], ends: Ends, trees: Mapping[str, str]) -> dict[str, str]:
+    """The namespaces to compare, with trees in place of their partitions."""
+    theirs = ends.target_descriptions or {}
+    joined: dict[str, str] = {}
+    for source, target in namespaces.items():
+        top = trees.get(source)
+        if top is None:
+            joined[source] = target
+        else:
+            # A sink that fills the tree through its top has named that; else it has the source's name.
+            joined[top] = target if target in theirs and theirs[target].rowless else namespaces.get(top, top)
+    return joined

@@ -46,6 +46,7 @@ def _namespace_to_pb(namespace: t.NamespaceDescription) -> dsync.NamespaceDescri
         size_bytes=namespace.size_bytes,
         rowless=namespace.rowless,
         parent=namespace.parent,
+        placed_by_server=namespace.placed_by_server,
         kind=namespace.kind,
     )
 
@@ -58,6 +59,7 @@ def _namespace_from_pb(message: dsync.NamespaceDescription) -> t.NamespaceDescri
         size_bytes=message.size_bytes,
         rowless=message.rowless,
         parent=message.parent,
+        placed_by_server=message.placed_by_server,
         kind=message.kind,
     )
 

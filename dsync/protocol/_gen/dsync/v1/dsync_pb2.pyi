@@ -1085,6 +1085,7 @@ class NamespaceDescription(_message.Message):
     ROWLESS_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
+    PLACED_BY_SERVER_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     estimated_rows: _builtins.int
     size_bytes: _builtins.int
@@ -1094,6 +1095,11 @@ class NamespaceDescription(_message.Message):
     """"table", "partition", "view", …"""
     parent: _builtins.str
     """The namespace whose partition this is: choosing that one chooses this too."""
+    placed_by_server: _builtins.bool
+    """Which partition a row belongs to may differ from server to server (hashes
+    of values whose bytes are the server's own): only the tree as a whole can
+    be compared.
+    """
     @_builtins.property
     def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___Column]: ...
     def __init__(
@@ -1106,10 +1112,11 @@ class NamespaceDescription(_message.Message):
         rowless: _builtins.bool = ...,
         kind: _builtins.str = ...,
         parent: _builtins.str = ...,
+        placed_by_server: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "estimated_rows", b"estimated_rows", "kind", b"kind", "namespace", b"namespace", "parent", b"parent", "rowless", b"rowless", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "estimated_rows", b"estimated_rows", "kind", b"kind", "namespace", b"namespace", "parent", b"parent", "placed_by_server", b"placed_by_server", "rowless", b"rowless", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
