@@ -205,7 +205,7 @@ async def _verify(
         VerifyOptions(
             live=not holds_snapshot,
             snapshot_lost=not holds_snapshot or bool(changed),
-            lost_snapshot=b"" if holds_snapshot else plan.snapshot,
+            lost_snapshot=plan.snapshot,
             changed=changed,
             parallel=copy.spec.parallel,
             retry_for_s=copy.spec.retry_for_s,
