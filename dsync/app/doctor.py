@@ -9,7 +9,7 @@ from typing import Literal
 
 from dsync.app.ends import meet
 from dsync.app.one_end import meet_one
-from dsync.app.plan import planner_for
+from dsync.app.plan import planner_for, selected
 from dsync.app.requests import SyncRequest, default_parallel
 from dsync.app.sync import spec_of
 from dsync.coordinator.ends import End
@@ -59,8 +59,9 @@ async def _doctor_source(request: SyncRequest) -> DoctorReport:
         await end.open_session(session)
         findings: tuple[Finding, ...] = ()
         if end.serves("SchemaService"):
-            findings = await end.connector.check(CheckRequest(role=Role.SOURCE, namespaces=request.namespaces))
-            findings += (await end.connector.describe(DescribeRequest())).findings
+            names = await selected(end, request.namespaces)
+            findings = await end.connector.check(CheckRequest(role=Role.SOURCE, namespaces=names))
+            findings += (await end.connector.describe(DescribeRequest(namespaces=names))).findings
         return DoctorReport(ends=(_examined("source", one.display, end),), findings=findings)
 
 
@@ -75,7 +76,7 @@ async def _doctor_both(request: SyncRequest) -> DoctorReport:
         findings: tuple[Finding, ...] = ()
         try:
             planner = await planner_for(meeting, spec)
-            findings = await planner.check()
+            findings = await planner.check(await selected(meeting.source, request.namespaces))
             findings += (await planner.make(dry_run=True)).findings
         except DsyncError as error:
             if not _is_finding(error):

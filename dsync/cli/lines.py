@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from dsync.app.sync import LeaseAwaited
@@ -28,6 +29,8 @@ from dsync.verify.events import NamespaceCompared, RowsCompared, RowsSettling
 _PAUSE_S = 5.0
 _MANY_NAMESPACES = 20
 """More than so many are named one by one only under -v."""
+_FINDINGS_OF_A_KIND = 5
+"""`dsync doctor` lists them all."""
 _AT_ONCE = (PhaseChanged, NamespaceStopped, SnapshotLost, SnapshotRenewed, LeaseAwaited)
 _GRAVE = (NamespaceStopped, SnapshotLost, LeaseAwaited, CallRetried, DeadLetterAdded, NamespaceRestarted)
 
@@ -40,6 +43,7 @@ class Lines:
         self._progress = progress
         self._last_s: dict[str, float] = {}
         self._left_out: dict[str, int] = {}
+        self._findings: Counter[str] = Counter()
 
     def __call__(self, event: Event) -> None:
         self._progress(event)
@@ -74,6 +78,9 @@ class Lines:
 
     def _say_finding(self, event: FindingReported) -> None:
         finding = event.finding
+        self._findings[finding.code] += 1
+        if self._findings[finding.code] > _FINDINGS_OF_A_KIND:
+            return
         say = {"STOP": self._log.error, "WARNING": self._log.warning}.get(finding.severity.name, self._log.debug)
         say(
             "finding_reported", code=finding.code, object=finding.object, message=finding.message, remedy=finding.remedy

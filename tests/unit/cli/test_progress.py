@@ -302,6 +302,15 @@ def test_findings_are_as_loud_as_they_are_grave(lines: Lines, log: Log, severity
     ]
 
 
+def test_a_finding_of_a_thousand_tables_takes_five_lines(lines: Lines, log: Log) -> None:
+    """`dsync doctor` lists all of them."""
+    for number in range(1000):
+        finding = Finding(code="no-select", severity=Severity.STOP, object=f"t{number}", message="may not read it")
+        lines(FindingReported(finding=finding))
+
+    assert [fields["object"] for _, fields in log.named("finding_reported")] == ["t0", "t1", "t2", "t3", "t4"]
+
+
 def test_a_difference_is_a_warning(lines: Lines, log: Log) -> None:
     """A table that agrees is none."""
     for name, is_equal in (("a", True), ("b", False)):
