@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import psycopg
 from psycopg import sql
 
 from dsync.sdk import errors, failpoint, types
+from dsync_postgres.errors import describe
 from dsync_postgres.ledger import SCHEMA, Connection
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.targets import TargetTable, read_targets
@@ -93,7 +95,7 @@ def clear(
         present = _count(connection, table)
         if present:
             _require_ours(connection, context.flow, table, present)
-            _empty(connection, table)
+            _empty(connection, table, as_replica=as_replica)
         _reset(connection, context, name, units)
         failpoint("sink.before_clear_commit")
     failpoint("sink.after_clear_commit")
@@ -160,10 +162,34 @@ def _require_ours(connection: Connection, flow: str, table: TargetTable, present
         )
 
 
-def _empty(connection: Connection, table: TargetTable) -> None:
+def _empty(connection: Connection, table: TargetTable, *, as_replica: bool) -> None:
     # TRUNCATE asks about foreign keys, not about rows.
-    statement = "DELETE FROM {}" if table.is_referenced else "TRUNCATE {}"
-    connection.execute(sql.SQL(statement).format(_only(table)))
+    if not table.is_referenced:
+        connection.execute(sql.SQL("TRUNCATE {}").format(_only(table)))
+        return
+    if not as_replica:
+        _refuse_cascades(connection, table)
+    try:
+        connection.execute(sql.SQL("DELETE FROM {}").format(_only(table)))
+    except psycopg.errors.ForeignKeyViolation as exc:
+        raise errors.PermanentError(
+            f"clearing {table.name}: {describe(exc)}: rows elsewhere refer to its rows; drop that foreign key for the "
+            "load, or let this role set session_replication_role"
+        ) from exc
+
+
+def _refuse_cascades(connection: Connection, table: TargetTable) -> None:
+    """Deleting our rows must not delete or change those of others."""
+    row = connection.execute(
+        "SELECT k.conname::text, k.conrelid::regclass::text FROM pg_constraint k WHERE k.contype = 'f'"
+        " AND k.confrelid = %s AND k.conrelid <> k.confrelid AND k.confdeltype NOT IN ('a', 'r') LIMIT 1",
+        [table.oid],
+    ).fetchone()
+    if row is not None:
+        raise errors.PermanentError(
+            f"clearing {table.name}: foreign key {row[0]} of {row[1]} would delete or change rows there (ON DELETE …); "
+            "drop it for the load, or let this role set session_replication_role"
+        )
 
 
 def _reset(connection: Connection, context: types.WriteContext, name: TableName, units: Sequence[str]) -> None:
@@ -172,9 +198,9 @@ def _reset(connection: Connection, context: types.WriteContext, name: TableName,
         connection.execute(
             sql.SQL(
                 "UPDATE {} SET (cursor, seq, rows, bytes, done, updated_at) = ('', 0, 0, 0, false, now())"
-                " WHERE flow = %s AND run = %s AND unit = ANY(%s)"
+                " WHERE flow = %s AND run = %s AND (unit = ANY(%s) OR namespace = %s)"
             ).format(table),
-            [context.flow, context.run, list(units)],
+            [context.flow, context.run, list(units), name.namespace],
         )
         # What earlier runs have written there is gone with the rest.
         connection.execute(

@@ -319,8 +319,17 @@ def _name_of(row: Mapping[str, Any]) -> TableName:
     return TableName(schema=row["schema"], name=row["table"])
 
 
+# Whoever waits for a table's lock makes everybody behind it wait as well.
+_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"
+
+
 def set_aside(connection: Connection, flow: str, asides: Iterable[Aside]) -> None:
-    """Switch off and drop, and write down what; for a transaction that the caller has open."""
+    """Switch off and drop, and write down what; for a transaction that the caller has open.
+
+    Raises:
+        psycopg.errors.LockNotAvailable: somebody has used a table for ten seconds; nothing was changed.
+    """
+    connection.execute(_LOCK_TIMEOUT)
     for aside in asides:
         connection.execute(
             "INSERT INTO _dsync.aside (flow, step, payload) VALUES (%s, %s, %s)"
@@ -367,6 +376,7 @@ def put_back(connection: Connection, flow: str, step_id: str, *, unchecked: bool
     if row is None:
         return []
     aside = Aside.decode(bytes(row[0]))
+    connection.execute(_LOCK_TIMEOUT)
     done = [said for key in aside.foreign_keys if (said := _make_again(connection, key, unchecked=unchecked))]
     for trigger in aside.triggers:
         if _has_trigger(connection, trigger):

@@ -171,3 +171,33 @@ async def test_a_schema_of_an_administrator_stays(database: DatabaseFactory, ope
     said = await other.side.forget_flow(other.flow)
     assert said[-1] == "nothing else: the empty schema _dsync of the sink belongs to another role and stays"
     assert db.value("SELECT count(*) FROM _dsync.ledger") == 0
+
+
+@both
+@pytest.mark.parametrize("as_owner", [False, True], ids=["superuser", "owner"])
+async def test_rows_elsewhere_that_refer_to_ours_are_not_touched(
+    source_db: DatabaseFactory, sink_db: DatabaseFactory, open_sink: OpenSink, as_owner: bool
+) -> None:
+    """TRUNCATE is refused there, and DELETE would take them along."""
+    source, target = source_db(shop), sink_db()
+    sink = open_sink(target, uri=target.owner_uri() if as_owner else None)
+    await finish_all(sink, source, await copied(source, sink))
+    target.run(
+        "CREATE TABLE theirs (customer int REFERENCES customer ON DELETE CASCADE)",
+        "CREATE TABLE others (customer int REFERENCES customer)",
+        "INSERT INTO theirs VALUES (1)",
+        "ALTER TABLE item DROP CONSTRAINT item_customer_fkey",
+    )
+    await sink.open("public.customer", namespace="public.customer")
+    context = clearing(sink, "public.customer")
+    if not as_owner:
+        await sink.side.clear_namespace(context, "public.customer", ["public.customer"])
+        assert counts(target)[0][0] == 0
+    else:
+        with pytest.raises(errors.PermanentError, match=r"theirs_customer_fkey of public\.theirs would delete"):
+            await sink.side.clear_namespace(context, "public.customer", ["public.customer"])
+        target.run("DROP TABLE theirs", "CREATE TABLE theirs AS SELECT 1 AS customer", "INSERT INTO others VALUES (2)")
+        with pytest.raises(errors.PermanentError, match="rows elsewhere refer to its rows"):
+            await sink.side.clear_namespace(context, "public.customer", ["public.customer"])
+        assert counts(target)[0][0] == 10
+    assert target.value("SELECT count(*) FROM theirs") == 1

@@ -23,7 +23,7 @@ from tests.integration.postgres_sink.support import (
     finish_all,
     prepare_request,
 )
-from tests.support.databases import Database, DatabaseFactory
+from tests.support.databases import Database, DatabaseFactory, PgServers
 from tests.support.waiting import wait_for_async
 
 both = pytest.mark.parametrize("pg_pair", [(16, 16), (18, 18)], indirect=True)
@@ -529,3 +529,22 @@ async def test_another_database_of_the_same_server_is_fine(
     finally:
         await connector.close()
     assert "public.customer" in names(target)
+
+
+async def test_a_schema_with_more_objects_than_the_server_has_locks_is_found_out(
+    source_db: DatabaseFactory, own_servers: PgServers, open_sink: OpenSink
+) -> None:
+    """Before anything is made, and with the setting to raise."""
+    source = source_db()
+    with source.connect() as connection:
+        for number in range(400):
+            connection.execute(f"CREATE TABLE t{number} (id serial PRIMARY KEY, note text UNIQUE)".encode())
+    small = {"max_locks_per_transaction": "10", "max_connections": "20", "max_wal_senders": "2"}
+    target = DatabaseFactory(own_servers.own(18, settings=small), prefix="small")()
+    request = prepare_request(await describe(source))
+    tried = await open_sink(target).side.prepare(replace(request, dry_run=True))
+    (stop,) = [finding for finding in tried.findings if finding.severity is types.Severity.STOP]
+    assert (stop.code, stop.object) == ("too-many-locks", "max_locks_per_transaction")
+    with pytest.raises(errors.PermanentError, match="max_locks_per_transaction = 10"):
+        await open_sink(target).side.prepare(request)
+    assert names(target) == []

@@ -283,3 +283,21 @@ async def test_partitions_with_their_roots_triggers_and_keys(
     await finish_all(sink, source, prepared)
     assert target.value("SELECT count(*) FROM child") == 20
     assert [target.rows(query.encode()) for query in (everything, keys)] == before  # type: ignore[arg-type]
+
+
+async def test_a_table_in_use_is_not_waited_for_without_end(
+    source_db: DatabaseFactory, sink_db: DatabaseFactory, open_sink: OpenSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody who comes after us would wait with us; the call is repeated later instead."""
+    monkeypatch.setattr("dsync_postgres.triggers._LOCK_TIMEOUT", "SET LOCAL lock_timeout = '100ms'")
+    source, target = source_db(family), sink_db(guarded)
+    sink = open_sink(target)
+    request = prepare_request(await describe(source))
+    before = state(target)
+    with psycopg.connect(target.uri) as user:
+        user.execute("LOCK TABLE child IN ROW EXCLUSIVE MODE")
+        with pytest.raises(errors.ConflictError, match="55P03"):
+            await sink.side.prepare(request)
+        user.rollback()
+    assert state(target) == before
+    await sink.side.prepare(request)
