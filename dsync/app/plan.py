@@ -19,7 +19,7 @@ from dsync.coordinator.plan import CopyPlan, Planner
 from dsync.coordinator.spec import FlowSpec
 from dsync.protocol import namespaces
 from dsync.protocol.types import DescribeRequest, Finding, SessionRequest, Severity
-from dsync.state import NamespaceTotals, Store
+from dsync.state import DEFAULT_SINK, FlowExistsError, NamespaceTotals, Store
 
 
 class Standing(enum.StrEnum):
@@ -129,6 +129,7 @@ async def plan(request: SyncRequest) -> PlanReport:
             standing = _standing(known, again=request.again)
             if known is not None and known.run is not None:
                 meeting.source.check_same(known.run.source_id)
+                meeting.sink.check_same(known.run.sink_ids.get(DEFAULT_SINK, ""))
             planner = await planner_for(meeting, spec, flow=known.flow.flow if known else "")
             findings = await planner.check(await selected(meeting.source, request.namespaces))
             made = _stored(store, known) if standing in (Standing.GOES_ON, Standing.FINISHED) else None
@@ -178,13 +179,26 @@ async def selected(source: End, patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def _known(store: Store | None, request: SyncRequest, spec: FlowSpec, meeting: Meeting) -> KnownFlow | None:
+    """The flow that the sync would go on with.
+
+    Raises:
+        FlowExistsError: as the sync would: the name is another flow's, or several could be meant.
+    """
     if store is None:
         return None
     fingerprint = spec.fingerprint(meeting.source.info.id, meeting.sink.info.id)
     if request.flow:
         named = store.find_flow_by_name(request.flow)
-        return known_flow(store, named) if named and named.fingerprint == fingerprint else None
+        if named is not None and named.fingerprint != fingerprint:
+            raise FlowExistsError(
+                f"flow {request.flow} exists with other ends, namespaces or transforms: choose another --flow name, or"
+                f" forget that one with `dsync reset {request.flow}`"
+            )
+        return known_flow(store, named) if named is not None else None
     found = store.find_flows_by_fingerprint(fingerprint)
+    if len(found) > 1 and found[0].name is not None:
+        names = ", ".join(str(flow.name) for flow in found)
+        raise FlowExistsError(f"{len(found)} flows run between these ends ({names}): say which one with --flow NAME")
     return known_flow(store, found[0]) if found else None
 
 

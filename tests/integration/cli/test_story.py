@@ -136,8 +136,9 @@ def test_a_flow_file_and_references_stand_in_for_the_command_line(
     assert (copied.result["name"], copied.result["rows"]) == ("nightly", 5000)
     verified = dsync("verify", "nightly", "--json", **environ)
     assert (verified.exit_code, [item["source"] for item in verified.result["namespaces"]]) == (0, ["shop.orders"])
-    other = dsync("sync", "-c", str(path), "-n", "shop.log", "--json", **environ)
-    assert (other.exit_code, other.json["error"]["class"]) == (2, "FlowExistsError")
+    for command in ("plan", "sync"):
+        other = dsync(command, "-c", str(path), "-n", "shop.log", "--json", **environ)
+        assert (other.exit_code, other.json["error"]["class"]) == (2, "FlowExistsError")
     assert dsync("status", "nightly", "--json").result["source"] == "env:SOURCE"
     assert dsync("reset", "nightly", "--yes", "--json", **environ).exit_code == 0
 

@@ -229,3 +229,12 @@ def test_the_file_and_the_flags_have_the_limits_of_the_specification() -> None:
             for model, value in ((FlowSpec, {**ends, name: refused}), (FlowFile, {name.replace("_", "-"): refused})):
                 with pytest.raises(ValidationError):
                     model.model_validate(value)
+
+
+def test_a_schema_for_editors_can_be_made_of_it() -> None:
+    """With the keys as they are written, and a sentence each."""
+    schema = FlowFile.model_json_schema()
+
+    assert set(schema["properties"]) == _keys()
+    assert schema["additionalProperties"] is False
+    assert all(key["description"] for key in schema["properties"].values())
