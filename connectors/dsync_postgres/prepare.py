@@ -30,6 +30,7 @@ from dsync_postgres.schema.steps import Statement
 from dsync_postgres.stored import read_prepared, save_prepared
 from dsync_postgres.targets import may_be_replica, read_targets
 
+_ABOUT_EXISTING = frozenset({"object-exists", "existing-table-kept"})
 # A statement that holds a password in clear.
 _SECRET_KINDS = ("USER MAPPING", "SERVER", "FOREIGN DATA WRAPPER")
 
@@ -102,7 +103,7 @@ def _try(connection: Connection, request: types.PrepareRequest, options: Postgre
         and not outline.removal.dropped
         and not any(f.severity is Severity.STOP for f in found)
     ):
-        found += batch.try_out(connection, outline.schema)
+        found += batch.try_out(connection, outline.schema, may_exist=outline.has_claims)
     return outline.result(findings=found)
 
 
@@ -127,6 +128,10 @@ class _Outline:
         self._request = request
         self._definition = Definition.decode(request.description.definition)
         self._claims = read_claims(connection, request.flow) if has_ledger else {}
+        # What an earlier run has set aside and not put back, because it was given up or a step of it failed.
+        self._still_aside = triggers.pending(connection, request.flow) if has_ledger else []
+        self.has_claims = bool(self._claims)
+        """An earlier run of this flow has made what the schema wants, as far as it wanted it then."""
         self._can_be_replica = may_be_replica(connection)
         can_create = request.create and bool(self._definition.archive)
         arrangement = arrange(connection, request, self._claims, can_create=can_create)
@@ -179,7 +184,9 @@ class _Outline:
 
     def _findings(self) -> Iterator[Finding]:
         if self.schema is not None:
-            yield from self.schema.findings
+            # What an earlier run of this flow has made is there already, and that is no news.
+            known = _ABOUT_EXISTING if self.has_claims else frozenset()
+            yield from (finding for finding in self.schema.findings if finding.code not in known)
         if self._definition.facts:
             yield from _about_encodings(_source_facts(self._definition), self._connection)
         for load in self.loads:
@@ -207,7 +214,7 @@ class _Outline:
         self.removal.carry_out(connection, as_replica=self._can_be_replica)
         refused: tuple[Finding, ...] = ()
         if self.schema is not None:
-            refused = batch.run(connection, self.schema.pre_data)
+            refused = batch.run(connection, self.schema.pre_data, may_exist=self.has_claims)
         self._claim()
         return self.result(findings=(*self.findings, *refused))
 
@@ -264,7 +271,8 @@ class _Outline:
             yield from (step.wire() for step in self.schema.post_data)
         planned = self.schema.tables if self.schema is not None else frozenset()
         yield from (step.wire() for step in analyses(self.loads, planned))
-        yield from (aside.step() for aside in self._asides.asides)
+        asides = {aside.step_id: aside for aside in (*self._still_aside, *self._asides.asides)}
+        yield from (aside.step() for aside in asides.values())
 
     def _ddl(self) -> Iterator[str]:
         for aside in self._asides.asides:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dsync.coordinator.ends import End
-from dsync.coordinator.manifest import decode_manifest
+from dsync.coordinator.manifest import Manifest, decode_manifest
 from dsync.coordinator.spec import FlowSpec
+from dsync.protocol.types import FlowManifest
 from dsync.state import FlowRow, Phase, RunRow
 
 if TYPE_CHECKING:
@@ -48,16 +49,24 @@ async def _take_up_from_sink(store: Store, *, name: str, fingerprint: str, sink:
         store.create_flow(name=name or None, fingerprint=fingerprint, spec=spec, flow=manifest.flow)
         store.new_run(manifest.flow, mode=kept.spec.mode, run=manifest.run)
         store.set_endpoints(manifest.flow, manifest.run, source_id=kept.source_id, sink_ids={})
-        store.save_plan(
-            manifest.flow,
-            manifest.run,
-            kept.plan.namespaces,
-            kept.plan.units,
-            snapshot=kept.plan.snapshot,
-            extra={"planned": True, "rebuilt": True},
-            phase=Phase.COPYING,
-        )
+        if kept.plan.namespaces or kept.plan.units:
+            _save_plan(store, manifest, kept)
         return
+
+
+def _save_plan(store: Store, manifest: FlowManifest, kept: Manifest) -> None:
+    units = {row.unit for row in kept.carried}
+    carried = sorted({unit.namespace for unit in kept.plan.partitions if unit.unit in units})
+    store.save_plan(
+        manifest.flow,
+        manifest.run,
+        kept.plan.namespaces,
+        kept.plan.units,
+        snapshot=kept.plan.snapshot,
+        extra={"planned": True, "rebuilt": True, "carried": carried},
+        phase=Phase.COPYING,
+        checkpoints=kept.carried,
+    )
 
 
 def choose_run(store: Store, flow: FlowRow, spec: FlowSpec, *, again: bool) -> ChosenRun:

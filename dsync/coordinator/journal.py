@@ -122,6 +122,15 @@ class Journal:
             )
         )
 
+    async def carried(self, plan: CopyPlan) -> list[CheckpointRow]:
+        """The places of units that an earlier run has copied for this one."""
+        names = await self.carried_namespaces()
+        if not names:
+            return []
+        places = await self.progress(plan)
+        units = [unit.unit for unit in plan.partitions if unit.namespace in names and places[unit.unit].done]
+        return [_checkpoint(places[unit]) for unit in units]
+
     async def carried_namespaces(self) -> frozenset[str]:
         return frozenset((await self.row()).extra.get("carried", ()))
 

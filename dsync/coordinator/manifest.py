@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from dsync.coordinator.plan import CopyPlan
 from dsync.coordinator.spec import FlowSpec
 from dsync.protocol.errors import PermanentError
 from dsync.protocol.types import FinishStep, PageType, Partition
-from dsync.state import NamespaceRow, NamespaceState, UnitKind, UnitRow
+from dsync.state import CheckpointRow, NamespaceRow, NamespaceState, UnitKind, UnitRow
 
 _VERSION = 1
 
@@ -20,10 +21,13 @@ _VERSION = 1
 class Manifest:
     spec: FlowSpec
     plan: CopyPlan
+    """Empty: the sink was being prepared."""
     source_id: str
+    carried: tuple[CheckpointRow, ...]
+    """The places of units that an earlier run has copied: the ledger has none of this run for them."""
 
 
-def encode_manifest(spec: FlowSpec, plan: CopyPlan, source_id: str) -> bytes:
+def encode_manifest(spec: FlowSpec, plan: CopyPlan, source_id: str, carried: Sequence[CheckpointRow] = ()) -> bytes:
     """Bytes that `decode_manifest` reads, in this release and later ones. No secret is in them: none is in a spec."""
     packed: bytes = msgpack.packb(
         {
@@ -33,6 +37,7 @@ def encode_manifest(spec: FlowSpec, plan: CopyPlan, source_id: str) -> bytes:
             "snapshot": plan.snapshot,
             "namespaces": [asdict(row) for row in plan.namespaces],
             "units": [asdict(unit) for unit in plan.units],
+            "carried": [asdict(row) for row in carried],
         },
         default=str,
     )
@@ -55,6 +60,7 @@ def decode_manifest(data: bytes) -> Manifest:
         return Manifest(
             spec=FlowSpec.model_validate(read["spec"]),
             source_id=read["source_id"],
+            carried=tuple(CheckpointRow(**row | {"updated_at": None}) for row in read["carried"]),
             plan=CopyPlan(
                 namespaces=tuple(_namespace(row) for row in read["namespaces"]),
                 units=tuple(_unit(row) for row in read["units"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from dsync.coordinator.ends import Agreement, End
@@ -79,8 +79,12 @@ class Planner:
                 found += await end.connector.check(request)
         return tuple(found)
 
-    async def make(self, *, dry_run: bool, again: bool = False) -> CopyPlan:
+    async def make(
+        self, *, dry_run: bool, again: bool = False, before_change: Callable[[], Awaitable[None]] | None = None
+    ) -> CopyPlan:
         """Fix the snapshot, select, prepare the sink (not in a dry run) and cut into partitions. Repeatable.
+
+        `before_change` is called once nothing stands against it, before anything is changed at the sink.
 
         Raises:
             CheckFailedError: a finding would stop the flow or lose data; nothing was changed.
@@ -94,6 +98,8 @@ class Planner:
         findings = (*description.findings, *prepared.findings)
         if not dry_run:
             stop_at(findings)
+            if before_change is not None:
+                await before_change()
             prepared = await self._prepare(description, mapping, dry_run=False, again=again)
         return self._assemble(plan, copied, mapping, prepared, findings)
 

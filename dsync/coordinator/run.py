@@ -126,7 +126,11 @@ class CopyRun:
             failpoint("coordinator.before_plan")
             plan = await self._retries.call(
                 "plan the copy",
-                lambda: self._planner.make(dry_run=False, again=bool(self.again_from)),
+                lambda: self._planner.make(
+                    dry_run=False,
+                    again=bool(self.again_from),
+                    before_change=self._claim_sink,
+                ),
                 before_repeat=self._reopen_sessions,
             )
             failpoint("coordinator.after_prepare")
@@ -143,15 +147,22 @@ class CopyRun:
         self._states = {row.namespace: row.state for row in plan.namespaces}
         return plan
 
+    async def _claim_sink(self) -> None:
+        """What is made from now on belongs to this flow, even should its state be lost before there is a plan."""
+        # A flow that has run before has a manifest, which says what its tables hold: the better one to go on from.
+        if not self.again_from:
+            await self._save_manifest(CopyPlan(namespaces=(), units=(), snapshot=b""))
+
     async def _save_manifest(self, plan: CopyPlan) -> None:
         if not self.sink.serves("LedgerService"):
             return
+        carried = await self.journal.carried(plan)
         manifest = FlowManifest(
             flow=self.journal.flow,
             fingerprint=self.fingerprint,
             name=self.flow_name,
             run=self.journal.run,
-            plan=encode_manifest(self.spec, plan, self.source.info.id),
+            plan=encode_manifest(self.spec, plan, self.source.info.id, carried),
         )
         await self._retries.call("save the flow's manifest", lambda: self.sink.connector.save_manifest(manifest))
 
@@ -187,7 +198,10 @@ class CopyRun:
         self._progress = await self._open(plan)
         lost = bool(plan.snapshot) and not holds_snapshot
         if lost and await self._recovery.settle(plan, self._progress):
-            plan = await self._clear_retired(await self._stored_plan())
+            plan = await self._stored_plan()
+            # Before a row is removed or read again: the sink's word alone must not bring the old pieces back.
+            await self._save_manifest(plan)
+            plan = await self._clear_retired(plan)
             self._progress = await self._open(plan)
         self._states = {row.namespace: row.state for row in plan.namespaces}
         self._reasons = {row.namespace: row.reason for row in plan.namespaces}
@@ -205,7 +219,12 @@ class CopyRun:
         for row in clearing:
             units = [unit.unit for unit in plan.partitions if unit.namespace == row.namespace]
             await self._recovery.clear(row, units)
-        return await self._stored_plan() if clearing else plan
+        if not clearing:
+            return plan
+        plan = await self._stored_plan()
+        # Before a page is written: the sink's word alone must not clear what is read from now on.
+        await self._save_manifest(plan)
+        return plan
 
     async def _open(self, plan: CopyPlan) -> dict[str, UnitProgress]:
         """Every unit's place: the ledger's word where there is one, else the checkpoint's."""

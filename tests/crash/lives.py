@@ -25,7 +25,7 @@ KILLED = 137
 """What a failpoint exits with, and what a shell says of kill -9."""
 
 _TOKEN = "DSYNC_CRASH_TEST"
-_COMMAND = Path(sysconfig.get_path("scripts")) / "dsync"
+COMMAND = Path(sysconfig.get_path("scripts")) / "dsync"
 _IMPATIENT = Path(__file__).with_name("impatient.py")
 _LIFE_TIMEOUT_S = 120.0
 
@@ -190,7 +190,7 @@ class Flow:
         """Begin a life. `impatient`: leases and plug-ins that say nothing are given up after two seconds."""
         number = len(self.lives) + 1
         output, log = self.directory / f"{number}.out", self.directory / f"{number}.log"
-        command = [sys.executable, str(_IMPATIENT)] if impatient else [str(_COMMAND)]
+        command = [sys.executable, str(_IMPATIENT)] if impatient else [str(COMMAND)]
         command += ["sync", self.source_uri, self.sink_uri, "--mode", "copy", "--state", str(state or self.state)]
         command += ["--page-bytes", str(self.page_bytes), "--parallel", "2"]
         command += ["--json", "--progress", "plain", "--log-format", "json", "-v", *self.arguments, *arguments]
@@ -214,6 +214,12 @@ class Flow:
         """A life that dies at a failpoint; fails where it never comes there."""
         ending = self.run(fail=fail)
         assert ending.exit_code == KILLED, f"{fail} was not reached: {ending.exit_code}\n{ending.log[-6000:]}"
+
+    def wait_for_failpoint(self, name: str) -> None:
+        """Wait until a failpoint has acted, of a life that was started with `once`."""
+        wait_for(
+            (self.once / name).exists, timeout_s=60, what=lambda: f"the failpoint {name}:\n{self.lives[-1].log[-4000:]}"
+        )
 
     def processes(self) -> list[psutil.Process]:
         """Every process that a life of this flow has started and that still runs."""
