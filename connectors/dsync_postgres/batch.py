@@ -17,7 +17,7 @@ from dsync_postgres.schema.steps import Statement
 _STATEMENTS_A_MESSAGE = 100
 
 
-def run(connection: Connection, statements: Sequence[Statement]) -> tuple[Finding, ...]:
+def run(connection: Connection, statements: Sequence[Statement], *, may_exist: bool) -> tuple[Finding, ...]:
     """As `run_statements`, which says what was refused and names it where the quick way fails.
 
     Raises:
@@ -29,10 +29,10 @@ def run(connection: Connection, statements: Sequence[Statement]) -> tuple[Findin
     if isinstance(failure, psycopg.errors.OutOfMemory):
         finding = _too_many(connection, len(statements))
         raise errors.PermanentError(f"preparing the sink: {finding.message}; {finding.remedy}") from failure
-    return run_statements(connection, statements)
+    return run_statements(connection, statements, may_exist=may_exist)
 
 
-def try_out(connection: Connection, plan: SchemaPlan) -> tuple[Finding, ...]:
+def try_out(connection: Connection, plan: SchemaPlan, *, may_exist: bool) -> tuple[Finding, ...]:
     """As `rehearse`, which says what would be refused where the quick way fails; nothing remains at the sink."""
     steps = [step for step in plan.post_data if step.kind not in NOT_REHEARSED]
     late = [statement for step in steps for statement in step.statements]
@@ -45,7 +45,7 @@ def try_out(connection: Connection, plan: SchemaPlan) -> tuple[Finding, ...]:
         if isinstance(failure, psycopg.errors.OutOfMemory):
             # In earnest each of them is a transaction of its own.
             return (info("not-rehearsed", "indexes and constraints", "there are too many to be tried in one go"),)
-    return () if failure is None else rehearse(connection, plan)
+    return () if failure is None else rehearse(connection, plan, may_exist=may_exist)
 
 
 def _run_together(connection: Connection, statements: Sequence[Statement]) -> psycopg.Error | None:

@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 from dsync.sdk import errors, types
 from dsync_postgres.errors import describe
 from dsync_postgres.ledger import Connection
-from dsync_postgres.schema.findings import Finding, stop, warn
+from dsync_postgres.schema.findings import Finding, info, stop, warn
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.targets import TargetTable
 
@@ -269,8 +269,9 @@ class _Planner:
                 )
             )
         if found:
+            make = info if table.name in self._own else warn
             self._findings.append(
-                warn(
+                make(
                     "foreign-keys-dropped",
                     table.name.namespace,
                     f"{len(found)} foreign key(s) are dropped while it is loaded, made again and checked at the end",

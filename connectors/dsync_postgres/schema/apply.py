@@ -20,11 +20,20 @@ _FORGIVEN = frozenset({"42501", "22023"})
 # What only works on rows, or only once there are some: no use in trying it on empty tables.
 NOT_REHEARSED = frozenset({"refresh", "analyze", "sequences"})
 _MOST_FAILURES = 20
+_EXISTING = (
+    psycopg.errors.DuplicateObject,
+    psycopg.errors.DuplicateFunction,
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateSchema,
+)
 
 
-def run_statements(connection: Blocking, statements: Iterable[Statement]) -> tuple[Finding, ...]:
+def run_statements(
+    connection: Blocking, statements: Iterable[Statement], *, may_exist: bool = False
+) -> tuple[Finding, ...]:
     """Run statements in the transaction that the caller has open; returns what was refused but can be done without.
 
+    With `may_exist` an object that is there already is taken for the one to be made: an earlier run has made it.
     Afterwards, until that transaction ends, `search_path` is empty: what else runs in it has to be qualified.
 
     Raises:
@@ -33,7 +42,7 @@ def run_statements(connection: Blocking, statements: Iterable[Statement]) -> tup
         ConflictError: a deadlock or a busy lock; the whole transaction may be repeated.
     """
     _execute(connection, SETTINGS)
-    findings = (_run(connection, statement) for statement in statements)
+    findings = (_run(connection, statement, may_exist=may_exist) for statement in statements)
     return tuple(finding for finding in findings if finding is not None)
 
 
@@ -45,8 +54,10 @@ def run_step(connection: Blocking, step: BuildStep, positions: Sequence[Sequence
     return run_statements(connection, [*step.statements, *_settings_of(step, positions)])
 
 
-def rehearse(connection: Blocking, plan: SchemaPlan) -> tuple[Finding, ...]:
+def rehearse(connection: Blocking, plan: SchemaPlan, *, may_exist: bool = False) -> tuple[Finding, ...]:
     """Try a plan on empty tables in a transaction that is rolled back; return what the sink would refuse.
+
+    `may_exist` is as for `run_statements`.
 
     Nothing remains at the sink. Locks are those of creating objects; tables that exist are not touched unless a
     foreign key of a new table points to them.
@@ -59,7 +70,7 @@ def rehearse(connection: Blocking, plan: SchemaPlan) -> tuple[Finding, ...]:
         for statement in statements:
             try:
                 with connection.transaction():
-                    finding = _run(connection, statement)
+                    finding = _run(connection, statement, may_exist=may_exist)
             except errors.DsyncError as exc:
                 # What stands on it fails too; the first few say what is wrong.
                 finding = stop("sink-refuses", statement.object, str(exc), "create it at the sink, or leave it out")
@@ -80,15 +91,17 @@ def _settings_of(step: BuildStep, positions: Sequence[SequencePosition]) -> list
     return statements
 
 
-def _run(connection: Blocking, statement: Statement) -> Finding | None:
-    if not statement.is_optional:
+def _run(connection: Blocking, statement: Statement, *, may_exist: bool) -> Finding | None:
+    if not statement.is_optional and not may_exist:
         _execute(connection, statement)
         return None
     try:
         with connection.transaction():
             connection.execute(statement.sql.encode(), prepare=False)
     except psycopg.Error as exc:
-        if exc.sqlstate not in _FORGIVEN:
+        if may_exist and isinstance(exc, _EXISTING):
+            return None
+        if not statement.is_optional or exc.sqlstate not in _FORGIVEN:
             raise refusal(exc, statement) from exc
         return warn(
             "statement-refused",
