@@ -31,6 +31,15 @@ class OpenPlan:
     """Plans whose partitions are read under this snapshot."""
     readers: dict[tuple[object, ...], TableReader] = field(default_factory=dict)
     encoders: dict[tuple[object, ...], RowEncoder] = field(default_factory=dict)
+    _by_oid: dict[int, PlannedTable] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.add(dict(self.tables))
+
+    def add(self, tables: Mapping[TableName, PlannedTable]) -> None:
+        """Take in more tables, as this plan's snapshot sees them."""
+        self.tables.update(tables)
+        self._by_oid.update({table.oid: table for table in tables.values()})
 
     @property
     def snapshot(self) -> Snapshot:
@@ -39,7 +48,7 @@ class OpenPlan:
 
     def by_oid(self, oid: int) -> PlannedTable | None:
         """The table with this oid, if the snapshot has it."""
-        return next((table for table in self.tables.values() if table.oid == oid), None)
+        return self._by_oid.get(oid)
 
     def partitions(self, names: Iterable[TableName], sessions: Sessions) -> tuple[types.Partition, ...]:
         """Cut these tables; what has no rows of its own (a partitioned parent, a view) has no partitions."""

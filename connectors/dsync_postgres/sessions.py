@@ -34,6 +34,9 @@ Work = Callable[[Connection], T]
 
 _CANCEL_WAIT_S = 5.0
 _ORPHAN_WAIT_S = 30.0
+# Where the server gives no more connections, we ask again after this time.
+_CEILING_S = 30.0
+_NO_CEILING = 1_000_000
 # Threads exist once needed; what bounds the work is the number of connections.
 _MOST_THREADS = 256
 
@@ -149,7 +152,10 @@ class Sessions:
         self._executor = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="dsync-postgres")
         self._changed = asyncio.Condition()
         self._idle: list[Session] = []
-        self._lent = 0
+        self._open = 0
+        """How many of the pool there are, lent, idle or on their way."""
+        self._ceiling = _NO_CEILING
+        self._ceiling_until_s = 0.0
         # Tells our sessions from those that an earlier life of the flow has left behind.
         self._life = f"-{secrets.token_hex(3)}"
         self._is_closed = False
@@ -234,39 +240,45 @@ class Sessions:
             yield session
 
     async def _take(self) -> Session:
-        async with self._changed:
-            while True:
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._idle or self._may_open)
                 while self._idle:
                     session = self._idle.pop()
                     if session.is_usable:
-                        self._lent += 1
                         return session
+                    self._open -= 1
                     await session.close()
-                if self._lent < self.limit:
-                    self._lent += 1
-                    break
-                await self._changed.wait()
-        return await self._open_lent()
-
-    async def _open_lent(self) -> Session:
-        try:
-            return await self.open("work")
-        except errors.ThrottledError:
-            if self._lent <= 1:
-                await self._lend_one_less()
+                if not self._may_open:
+                    continue
+                self._open += 1
+            try:
+                return await self.open("work")
+            except errors.ThrottledError:
+                if not await self._make_do():
+                    raise
+            except BaseException:
+                await asyncio.shield(self._count_out())
                 raise
-        except BaseException:
-            await asyncio.shield(self._lend_one_less())
-            raise
-        # The server has no connection left: go on with those we have.
-        async with self._changed:
-            self._lent -= 1
-            await self._changed.wait()
-        return await self._take()
 
-    async def _lend_one_less(self) -> None:
+    @property
+    def _may_open(self) -> bool:
+        if asyncio.get_running_loop().time() > self._ceiling_until_s:
+            self._ceiling = _NO_CEILING
+        return self._open < min(self.limit, self._ceiling)
+
+    async def _make_do(self) -> bool:
+        """Go on with the connections there are, and ask for no more for a while; False where there are none."""
+        await self._count_out()
+        if not self._open:
+            return False
+        self._ceiling = self._open
+        self._ceiling_until_s = asyncio.get_running_loop().time() + _CEILING_S
+        return True
+
+    async def _count_out(self) -> None:
         async with self._changed:
-            self._lent -= 1
+            self._open -= 1
             self._changed.notify_all()
 
     async def _give_back(self, session: Session) -> None:
@@ -275,12 +287,13 @@ class Sessions:
             with contextlib.suppress(errors.DsyncError):
                 await session.run("ending a transaction", lambda connection: connection.rollback())
         async with self._changed:
-            self._lent -= 1
-            if session.is_usable and not self._is_closed:
+            is_kept = session.is_usable and not self._is_closed
+            if is_kept:
                 self._idle.append(session)
-            else:
-                await session.close()
-            self._changed.notify_all()
+                self._changed.notify_all()
+        if not is_kept:
+            await session.close()
+            await self._count_out()
 
     async def end_orphans(self) -> int:
         """End what an earlier life of this flow and side still runs in this database; returns once it is gone."""
@@ -308,6 +321,7 @@ class Sessions:
         async with self._changed:
             self._is_closed = True
             idle, self._idle = self._idle, []
+            self._open -= len(idle)
         for session in idle:
             await session.close()
 

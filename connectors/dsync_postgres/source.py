@@ -7,7 +7,7 @@ cursors say the rest, so that any process can go on with them once `resume_plan`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dsync.sdk import PluginContext, errors, types
 from dsync_postgres.checks import check_source
@@ -98,7 +98,7 @@ class SourceSide:
                 plan = await self._begin_again(old, names)
             else:
                 known = await look(self._sessions, plan.snapshot, [name for name in names if name not in plan.tables])
-                plan.tables.update(known)
+                plan.add(known)
             plan.lineages.add(old.lineage)
             judge = Judge(sessions=self._sessions, old=old, new=plan, identity=identity)
             return types.ResumedPlan(snapshot=plan.snapshot.encode(), verdicts=await judge.judge(partitions))
@@ -133,12 +133,14 @@ class SourceSide:
         """As read_page, in documents one by one, for a coordinator that knows adiom.v1 alone."""
         if request.type is not types.PageType.BSON:
             raise errors.UnsupportedError(f"reading {request.partition.namespace}: single records come as BSON only")
-        copied = await self._read(request)
-        return types.Page(
-            type=types.PageType.BSON,
-            rows=copied.rows,
-            next_cursor=copied.next_cursor,
-            records=split_documents(copied.body),
+        return await self._read(
+            request,
+            lambda copied: types.Page(
+                type=types.PageType.BSON,
+                rows=copied.rows,
+                next_cursor=copied.next_cursor,
+                records=split_documents(copied.body),
+            ),
         )
 
     async def read_page(self, request: types.ReadRequest) -> types.Page:
@@ -149,17 +151,19 @@ class SourceSide:
             NamespaceChangedError: the table is not the one that was planned any more.
             CapacityError: a row is over the message limit.
         """
-        copied = await self._read(request)
-        return await asyncio.to_thread(
-            self._sessions.pages.page,
-            request.type,
-            copied.body,
-            rows=copied.rows,
-            next_cursor=copied.next_cursor,
-            by_reference=request.by_reference,
+        return await self._read(
+            request,
+            lambda copied: self._sessions.pages.page(
+                request.type,
+                copied.body,
+                rows=copied.rows,
+                next_cursor=copied.next_cursor,
+                by_reference=request.by_reference,
+            ),
         )
 
-    async def _read(self, request: types.ReadRequest) -> CopiedPage:
+    async def _read(self, request: types.ReadRequest, make: Callable[[CopiedPage], types.Page]) -> types.Page:
+        """Read the rows and make the page of them in one thread: every change of threads costs a page its time."""
         partition = PartitionCursor.decode(request.partition.cursor)
         cursor = PageCursor.decode(request.cursor, partition)
         plan = self._plan_of(partition)
@@ -169,16 +173,17 @@ class SourceSide:
             is_binary = request.type is types.PageType.PG_COPY_BINARY
             reader = _reader(plan, table, request.columns, is_binary=is_binary)
             limits = self._limits(request)
-            return await self._sessions.run(
-                operation,
-                lambda connection: PageRead(connection, reader, partition, plan.snapshot.name, limits).read(cursor),
-            )
+
+            def work(connection: Connection) -> types.Page:
+                return make(PageRead(connection, reader, partition, plan.snapshot.name, limits).read(cursor))
+
+            return await self._sessions.run(operation, work)
         if request.type is not types.PageType.BSON:
             raise errors.UnsupportedError(f"{operation}: pages come as PG_COPY or BSON, not as {request.type.name}")
         encoder = await self._encoder(plan, table, request.columns)
         reader = _reader(plan, table, request.columns, is_binary=True, with_place=encoder.needs_ctid)
         return await self._sessions.run(
-            operation, lambda connection: self._documents(connection, plan, reader, encoder, request)
+            operation, lambda connection: make(self._documents(connection, plan, reader, encoder, request))
         )
 
     def _documents(

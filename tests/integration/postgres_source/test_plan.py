@@ -212,6 +212,20 @@ async def test_a_lost_holder_is_a_lost_snapshot(database: DatabaseFactory, open_
         await source.connector.count_rows("public.t")
 
 
+async def test_a_holder_is_never_silent_for_long(
+    database: DatabaseFactory, open_source: OpenSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Firewalls and address translators forget connections without traffic."""
+    monkeypatch.setattr("dsync_postgres.snapshots._HEARTBEAT_S", 0.02)
+    made = database()
+    source = await open_source(made)
+    await source.plan()
+    query = "SELECT query_start::text FROM pg_stat_activity WHERE application_name LIKE 'dsync/%holder%'"
+    first = made.value(query)
+
+    await wait_for_async(lambda: made.value(query) != first)
+
+
 async def test_a_process_that_never_held_the_snapshot_does_not_read(
     database: DatabaseFactory, open_source: OpenSource
 ) -> None:

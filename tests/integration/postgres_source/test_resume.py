@@ -2,9 +2,10 @@
 
 import dataclasses
 import random
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import pytest
+from dsync_postgres import openplan
 from dsync_postgres.options import PostgresOptions
 from dsync_postgres.resume import written_between
 from dsync_postgres.snapshots import Snapshot
@@ -234,6 +235,28 @@ async def test_a_new_run_asks_what_it_may_keep_of_the_run_before(
     assert verdict_of(resumed, "public.same").verdict is UNCHANGED
     assert verdict_of(resumed, "public.other").verdict is CHANGED
     assert await again.lines(plan) == {b"1": 1, b"2": 1}
+
+
+async def test_a_table_rewritten_while_it_was_recounted_is_changed(
+    database: DatabaseFactory, open_source: OpenSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recount must have read the file that the plan means, or it says nothing."""
+    made = database()
+    fill(made, 50)
+    plan = await (source := await open_source(made)).plan("public.t")
+    copy = await part_of(source, plan, 100)
+
+    async def look_then_rewrite(*arguments: Any) -> Any:
+        found = await openplan.look(*arguments)
+        made.run("VACUUM FULL t")
+        return found
+
+    monkeypatch.setattr("dsync_postgres.source.look", look_then_rewrite)
+    again = await open_source(made)
+    verdict = verdict_of(await again.connector.resume_plan(plan.snapshot, copy.progress()))
+
+    assert verdict.verdict is CHANGED
+    assert "rewritten" in verdict.reason
 
 
 async def test_another_database_is_refused(database: DatabaseFactory, open_source: OpenSource) -> None:

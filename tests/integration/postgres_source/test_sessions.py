@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from dsync_postgres.conninfo import Target
+from dsync_postgres.identity import read_identity
 from dsync_postgres.options import PostgresOptions
 from dsync_postgres.sessions import Connection, Sessions
 from psycopg import sql
@@ -274,6 +275,19 @@ async def test_the_password_may_come_from_the_environment(
     sessions = sessions_of(make_conninfo(made.uri, password=None))
 
     assert await sessions.run("reading settings", settings_of)
+    await sessions.close()
+
+
+async def test_a_server_that_keeps_its_identifier_to_itself_is_still_known(database: DatabaseFactory) -> None:
+    """Some services take pg_control_system() from PUBLIC; the database's own number is left."""
+    made = database()
+    made.run("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+    sessions = sessions_of(made.reader_uri())
+
+    identity = await sessions.run("asking", read_identity)
+
+    assert identity.id == f"0/{identity.database_oid}/{made.name}"
+    assert identity.system_id == 0
     await sessions.close()
 
 

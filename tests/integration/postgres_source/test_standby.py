@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from dsync.quickstart.servers import EmbeddedPostgres
-from dsync.sdk import types
+from dsync.sdk import errors, types
 from tests.integration.postgres_source.conftest import OpenSource
 from tests.integration.postgres_source.support import Copy
 from tests.support.databases import Database, PgServers
@@ -58,6 +58,60 @@ async def test_a_standby_is_copied_and_resumed(pair: tuple[Database, Database], 
     assert sum(copy.lines().values()) == 2900
     found = await again.connector.check(types.CheckRequest(role=types.Role.SOURCE))
     assert "standby" in {finding.code for finding in found}
+
+
+async def test_a_snapshot_that_replay_ends_is_a_lost_one(own_servers: PgServers, open_source: OpenSource) -> None:
+    """Without feedback the primary removes what the standby still reads; the copy goes on by verdicts."""
+    primary = own_servers.own(18)
+    database = Database(server=primary, name="postgres")
+    database.run(
+        "CREATE TABLE t WITH (autovacuum_enabled = off) AS SELECT i FROM generate_series(1, 20000) i",
+        "CREATE TABLE busy WITH (autovacuum_enabled = off) AS SELECT i FROM generate_series(1, 1000) i",
+    )
+    settings = {"hot_standby_feedback": "off", "max_standby_streaming_delay": "0"}
+    with EmbeddedPostgres(standby_of=primary, settings=settings) as standby:
+        replica = Database(server=standby, name="postgres")
+        catch_up(database, replica)
+        source = await open_source(replica)
+        plan = await source.plan("public.t")
+        copy = Copy(partitions=list(plan.partitions))
+        await copy.step(source, plan.partitions[0])
+        database.run("DELETE FROM busy", "VACUUM busy")
+        catch_up(database, replica)
+
+        with pytest.raises(errors.SnapshotLostError):
+            await copy.step(source, plan.partitions[0])
+        resumed = await source.connector.resume_plan(plan.snapshot, copy.progress())
+
+        assert [verdict.verdict for verdict in resumed.verdicts] == [types.Verdict.UNCHANGED]
+        await copy.finish(source)
+        assert sum(copy.lines().values()) == 20000
+        await source.connector.close()
+
+
+async def test_a_server_that_crashed_and_came_back_is_gone_on_with(
+    own_servers: PgServers, open_source: OpenSource
+) -> None:
+    """Its rows are what they were; the snapshot is not, and neither are the connections."""
+    server = own_servers.own(18)
+    database = Database(server=server, name="postgres")
+    database.run("CREATE TABLE t AS SELECT i FROM generate_series(1, 20000) i")
+    source = await open_source(database)
+    plan = await source.plan("public.t")
+    copy = Copy(partitions=list(plan.partitions))
+    await copy.step(source, plan.partitions[0])
+
+    server.stop("immediate")
+    with pytest.raises((errors.SnapshotLostError, errors.ServerUnavailableError)):
+        await copy.step(source, plan.partitions[0])
+    with pytest.raises(errors.ServerUnavailableError):
+        await source.connector.resume_plan(plan.snapshot, copy.progress())
+    server.start()
+
+    resumed = await source.connector.resume_plan(plan.snapshot, copy.progress())
+    assert [verdict.verdict for verdict in resumed.verdicts] == [types.Verdict.UNCHANGED]
+    await copy.finish(source)
+    assert sum(copy.lines().values()) == 20000
 
 
 async def test_a_standby_that_has_fallen_behind_is_no_continuation(

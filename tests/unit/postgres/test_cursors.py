@@ -9,7 +9,7 @@ from dsync_postgres.definition import Definition, decode_positions, encode_posit
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.sequences import SequencePosition
 from dsync_postgres.snapshots import Snapshot
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsync.sdk import errors
@@ -36,6 +36,7 @@ def test_no_cursor_is_the_start_of_the_partition() -> None:
     assert PageCursor.decode(b"", PARTITION) == PageCursor(start=(7, 0), density=8192)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=80))
 def test_bytes_of_others_are_refused_by_name(data: bytes) -> None:
     """Never a crash, never a page of something else."""
@@ -66,6 +67,7 @@ def test_definitions_and_positions_come_back() -> None:
     assert decode_positions(encode_positions(positions)) == positions
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=40))
 def test_definitions_of_others_are_refused_by_name(data: bytes) -> None:
     """Never a crash."""

@@ -4,7 +4,7 @@ from dsync_postgres.cursors import PartitionCursor
 from dsync_postgres.partitions import cut, weight_bytes
 from dsync_postgres.planned import PlannedTable
 from dsync_postgres.schema.names import TableName
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 BLOCK = 8192
@@ -29,6 +29,7 @@ def table(blocks: int, *, outside_bytes: int = 0, rows: int = -1) -> PlannedTabl
     )
 
 
+@settings(deadline=None)
 @given(
     blocks=st.integers(0, 2**32 - 2),
     outside_bytes=st.integers(0, 2**44),
