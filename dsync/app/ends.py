@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -54,6 +54,15 @@ def identity_of(reference: str, display: str) -> EndpointIdentity:
     return EndpointIdentity(reference=display, address=address)
 
 
+@contextmanager
+def _naming(role: Role) -> Iterator[None]:
+    """Say which end a wrong request is about: both may be written alike."""
+    try:
+        yield
+    except RequestError as exc:
+        raise type(exc)(f"{role.name.lower()}: {exc}") from exc
+
+
 @asynccontextmanager
 async def open_connector(
     reference: str,
@@ -66,7 +75,7 @@ async def open_connector(
 ) -> AsyncIterator[tuple[End, OpenEndpoint]]:
     """One end, started and asked who it is: the first contact fails within 10 s where its server is down."""
     settings = OpenOptions(attach=request.attach, allow_plaintext=request.allow_plaintext)
-    async with open_endpoint(
+    endpoint = open_endpoint(
         reference,
         registry=Registry.installed(),
         runtime=runtime,
@@ -74,7 +83,10 @@ async def open_connector(
         settings=settings,
         redactor=redactor,
         on_event=on_event,
-    ) as opened:
+    )
+    async with AsyncExitStack() as stack:
+        with _naming(role):
+            opened = await stack.enter_async_context(endpoint)
         try:
             async with asyncio.timeout(FIRST_CONTACT_S):
                 end = await End.meet(opened.connector, role)
