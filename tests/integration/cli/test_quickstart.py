@@ -41,7 +41,7 @@ def test_it_copies_and_verifies_a_shop(dsync: Dsync, scratch: Path) -> None:
     ended = dsync("quickstart", "--rows", "2000", TMPDIR=str(scratch))
 
     assert ended.exit_code == 0, ended.stdout + ended.stderr
-    made, copied, verified, *following = ended.stdout.splitlines()[-8:]
+    made, copied, verified, *following = ended.stdout.splitlines()[-9:]
     assert made.startswith("made a shop of ")
     assert "rows/s, " in copied
     assert "MB/s" in copied
