@@ -118,26 +118,25 @@ def _orders_everywhere(kind: TypeFacts | None) -> bool:
     return kind is not None and len(kind.parts) == 1 and kind.parts <= _ORDERS_EVERYWHERE
 
 
+def skipped_findings(tables: Iterable[TableFacts]) -> tuple[types.Finding, ...]:
+    """What a user might miss in the description."""
+    return tuple(
+        warn("foreign-table", table.name.namespace, "its rows lie on another server and are not copied")
+        for table in tables
+        if table.kind == "f" and table.extension is None
+    )
+
+
 def table_findings(tables: Iterable[TableFacts]) -> tuple[types.Finding, ...]:
     """What a person should know about these tables before they are read."""
     found: list[types.Finding] = []
     for table in tables:
-        found += _table_findings(table)
+        if table.kind == "r" and table.extension is None:
+            name = table.name.namespace
+            found += _reading_findings(table, name)
+            if table.persistence == "u":
+                found.append(info("unlogged-table", name, "it is unlogged here and there: a crash empties it"))
     return tuple(found)
-
-
-def _table_findings(table: TableFacts) -> list[types.Finding]:
-    name = table.name.namespace
-    if table.kind == "f" and table.extension is None:
-        return [warn("foreign-table", name, "its rows lie on another server and are not copied")]
-    if table.extension is not None:
-        return []
-    found: list[types.Finding] = []
-    if table.kind == "r":
-        found += _reading_findings(table, name)
-    if table.persistence == "u" and table.kind == "r":
-        found.append(info("unlogged-table", name, "it is unlogged here and there: a crash empties it"))
-    return found
 
 
 def _reading_findings(table: TableFacts, name: str) -> list[types.Finding]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from dsync.sdk import types
 from dsync_postgres.definition import Definition
-from dsync_postgres.describe import describe_tables, is_copied, table_findings
+from dsync_postgres.describe import describe_tables, is_copied, skipped_findings
 from dsync_postgres.errors import translating
 from dsync_postgres.routes import read_routes
 from dsync_postgres.schema import (
@@ -62,7 +62,7 @@ class Describer:
             ),
             dialect=DIALECT,
             definition=definition,
-            findings=table_findings(chosen.values()),
+            findings=skipped_findings(chosen.values()),
         )
 
     async def _scattered(self, tables: Iterable[TableFacts]) -> frozenset[str]:

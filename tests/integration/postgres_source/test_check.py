@@ -106,11 +106,11 @@ async def test_objects_that_are_not_copied_or_need_attention_are_named(
     found = await findings(source)
 
     assert found["unlogged-table", "public.fleeting"].severity is INFO
-    assert found["foreign-table", "public.far"].severity is WARNING
     assert found["large-objects", "pg_largeobject"].severity is STOP
     assert "1 event triggers" in found["event-triggers", made.name].message
-    named = [item.namespace for item in (await source.connector.describe(types.DescribeRequest())).namespaces]
-    assert named == ["public.fleeting"]
+    description = await source.connector.describe(types.DescribeRequest())
+    assert [item.namespace for item in description.namespaces] == ["public.fleeting"]
+    assert [(f.code, f.object, f.severity) for f in description.findings] == [("foreign-table", "public.far", WARNING)]
 
 
 async def test_a_long_transaction_is_named(database: DatabaseFactory, open_source: OpenSource) -> None:

@@ -3,6 +3,7 @@
 import pytest
 from dsync_postgres.definition import Definition, decode_positions
 from dsync_postgres.schema import BuildStep, SequenceTarget, SourceFacts, TableName, read_archive
+from psycopg import sql
 
 from dsync.sdk import types
 from tests.integration.postgres_source.conftest import OpenSource
@@ -44,6 +45,22 @@ async def test_tables_are_what_a_user_would_copy(database: DatabaseFactory, open
     }
     assert found["public.plain"].estimated_rows == 1000
     assert found["public.plain"].size_bytes == 5 * 8192
+
+
+async def test_describing_stops_nobody(database: DatabaseFactory, open_source: OpenSource) -> None:
+    """It lists what there is, before a choice was made: a table that may not be read is nobody's problem yet."""
+    made = database()
+    made.run("CREATE TABLE plain (i int)", "CREATE SCHEMA closed", "CREATE TABLE closed.t (i int)")
+    uri = made.reader_uri()
+    made.run(sql.SQL("REVOKE ALL ON SCHEMA closed FROM {}").format(sql.Identifier(uri.split("//")[1].split(":")[0])))
+    source = await open_source(made, uri=uri)
+
+    description = await source.connector.describe(types.DescribeRequest(definition_for="postgres", peer_version="18.1"))
+
+    assert [item.namespace for item in description.namespaces] == ["closed.t", "public.plain"]
+    assert description.findings == ()
+    tags = {entry.tag for entry in read_archive(Definition.decode(description.definition).archive).entries}
+    assert "plain" in tags
 
 
 async def test_keys_are_what_identifies_every_row(database: DatabaseFactory, open_source: OpenSource) -> None:
