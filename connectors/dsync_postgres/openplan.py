@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from dsync.sdk import errors, types
 from dsync_postgres.documents import RowEncoder
 from dsync_postgres.identity import read_identity
-from dsync_postgres.pages import TableReader
 from dsync_postgres.partitions import cut, weight_bytes
 from dsync_postgres.planned import PlannedTable, read_planned
+from dsync_postgres.reader import TableReader
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Sessions, begin_reading
 from dsync_postgres.snapshots import Holder, Snapshot

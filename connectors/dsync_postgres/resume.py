@@ -17,8 +17,8 @@ from dsync_postgres.cursors import PageCursor, PartitionCursor, Tid
 from dsync_postgres.errors import translating
 from dsync_postgres.identity import Identity
 from dsync_postgres.openplan import OpenPlan
-from dsync_postgres.pages import TableReader, between
 from dsync_postgres.planned import PlannedTable
+from dsync_postgres.reader import TableReader, between
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Sessions, begin_reading
 from dsync_postgres.snapshots import Snapshot

@@ -17,8 +17,9 @@ from dsync_postgres.description import DIALECT, Describer
 from dsync_postgres.documents import RowEncoder, split_documents
 from dsync_postgres.identity import read_identity
 from dsync_postgres.openplan import OpenPlan, look, open_plan
-from dsync_postgres.pages import CopiedPage, Limits, PageRead, TableReader, changed
+from dsync_postgres.pages import CopiedPage, PageRead, changed
 from dsync_postgres.planned import PlannedTable
+from dsync_postgres.reader import Limits, TableReader
 from dsync_postgres.resume import Judge, require_same_endpoint
 from dsync_postgres.schema import read_positions
 from dsync_postgres.schema.names import TableName
