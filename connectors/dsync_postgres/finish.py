@@ -10,7 +10,7 @@ import structlog
 from psycopg import pq, sql
 
 from dsync.sdk import errors, failpoint, types
-from dsync_postgres import triggers, wire
+from dsync_postgres import aside, wire
 from dsync_postgres.definition import decode_positions
 from dsync_postgres.ledger import SCHEMA, Connection
 from dsync_postgres.schema.apply import refusal, run_step
@@ -58,7 +58,7 @@ def _finish_together(
     connection: Connection, context: types.WriteContext, step: types.FinishStep, maintenance_work_mem: str
 ) -> bool:
     """Do an ordinary step in two round trips, or nothing and say so: most are quick, and there may be thousands."""
-    if step.kind == triggers.STEP_KIND or step.needs_source:
+    if step.kind == aside.STEP_KIND or step.needs_source:
         return False
     build = BuildStep.from_wire(step)
     if not build.statements or any(statement.is_optional for statement in build.statements):
@@ -92,8 +92,8 @@ def _finish_together(
 
 
 def _do(connection: Connection, flow: str, step: types.FinishStep, source_data: bytes) -> None:
-    if step.kind == triggers.STEP_KIND:
-        for said in triggers.put_back(connection, flow, step.id):
+    if step.kind == aside.STEP_KIND:
+        for said in aside.put_back(connection, flow, step.id):
             _log.info("set_aside_put_back", step=step.id, what=said)
         return
     build = BuildStep.from_wire(step)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from dsync.sdk import errors, failpoint, types
-from dsync_postgres import batch, ledger, triggers
+from dsync_postgres import batch, ledger
 from dsync_postgres import fit as fitting
+from dsync_postgres.aside import pending, set_aside
 from dsync_postgres.claims import Claim, read_claims, save_claims
 from dsync_postgres.definition import Definition
 from dsync_postgres.ledger import Connection
@@ -29,6 +30,7 @@ from dsync_postgres.schema.server import read_server
 from dsync_postgres.schema.steps import Statement
 from dsync_postgres.stored import read_prepared, save_prepared
 from dsync_postgres.targets import may_be_replica, read_targets
+from dsync_postgres.triggers import plan_asides
 
 _ABOUT_EXISTING = frozenset({"object-exists", "existing-table-kept"})
 # A statement that holds a password in clear.
@@ -129,7 +131,7 @@ class _Outline:
         self._definition = Definition.decode(request.description.definition)
         self._claims = read_claims(connection, request.flow) if has_ledger else {}
         # What an earlier run has set aside and not put back, because it was given up or a step of it failed.
-        self._still_aside = triggers.pending(connection, request.flow) if has_ledger else []
+        self._still_aside = pending(connection, request.flow) if has_ledger else []
         self.has_claims = bool(self._claims)
         """An earlier run of this flow has made what the schema wants, as far as it wanted it then."""
         self._can_be_replica = may_be_replica(connection)
@@ -146,7 +148,7 @@ class _Outline:
         self.schema = self._plan_schema()
         existing = [load.table for load in self.loads if load.table is not None]
         roots = set(self._routes([table.name for table in existing]).values())
-        self._asides = triggers.plan_asides(
+        self._asides = plan_asides(
             connection,
             [*existing, *read_targets(connection, roots).values()],
             can_be_replica=self._can_be_replica,
@@ -210,7 +212,7 @@ class _Outline:
     def carry_out(self) -> types.Prepared:
         """Do it, in the transaction that the caller has open."""
         connection, flow = self._connection, self._request.flow
-        triggers.set_aside(connection, flow, self._asides.asides)
+        set_aside(connection, flow, self._asides.asides)
         self.removal.carry_out(connection, as_replica=self._can_be_replica)
         refused: tuple[Finding, ...] = ()
         if self.schema is not None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from dsync.sdk import PluginContext, errors, types
-from dsync_postgres import claims, ledger, manifests, triggers, writer
+from dsync_postgres import aside, claims, ledger, manifests, writer
 from dsync_postgres.destinations import Destinations
 from dsync_postgres.documents import RowDecoder
 from dsync_postgres.finish import finish
@@ -84,8 +84,8 @@ class SinkSide:
             with connection.transaction():
                 said = [
                     line
-                    for aside in triggers.pending(connection, flow)
-                    for line in triggers.put_back(connection, flow, aside.step_id, unchecked=True)
+                    for one in aside.pending(connection, flow)
+                    for line in aside.put_back(connection, flow, one.step_id, unchecked=True)
                 ]
                 return said + manifests.forget(connection, flow)
 

@@ -289,7 +289,7 @@ async def test_a_table_in_use_is_not_waited_for_without_end(
     source_db: DatabaseFactory, sink_db: DatabaseFactory, open_sink: OpenSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everybody who comes after us would wait with us; the call is repeated later instead."""
-    monkeypatch.setattr("dsync_postgres.triggers._LOCK_TIMEOUT", "SET LOCAL lock_timeout = '100ms'")
+    monkeypatch.setattr("dsync_postgres.aside._LOCK_TIMEOUT", "SET LOCAL lock_timeout = '100ms'")
     source, target = source_db(family), sink_db(guarded)
     sink = open_sink(target)
     request = prepare_request(await describe(source))
@@ -301,3 +301,18 @@ async def test_a_table_in_use_is_not_waited_for_without_end(
         user.rollback()
     assert state(target) == before
     await sink.side.prepare(request)
+
+
+async def test_a_later_run_puts_back_what_an_earlier_one_had_set_aside(
+    source_db: DatabaseFactory, sink_db: DatabaseFactory, open_sink: OpenSink
+) -> None:
+    """The earlier run was given up before its last steps; for the later one everything is off already."""
+    source, target = source_db(family), sink_db(guarded)
+    source.run("INSERT INTO parent SELECT generate_series(1, 20)")
+    uri, before = as_owner(target), state(target)
+    await load(source, open_sink(target, uri=uri, options=CONSENT))
+    later = open_sink(target, uri=uri, options=CONSENT)
+    later.run = "r2"
+    prepared = await later.side.prepare(replace(prepare_request(await describe(source)), run="r2"))
+    await finish_all(later, source, prepared)
+    assert state(target) == before
