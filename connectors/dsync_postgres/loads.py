@@ -218,7 +218,11 @@ def _analysis(step_id: str, title: str, names: Iterable[TableName]) -> BuildStep
         name=title,
         namespace="",
         statements=tuple(
-            Statement(sql=sql.SQL("ANALYZE {}").format(name.identifier).as_string(None), object=f"TABLE {name}")
+            Statement(
+                sql=sql.SQL("ANALYZE {}").format(name.identifier).as_string(None),
+                object=f"TABLE {name}",
+                is_optional=True,
+            )
             for name in names
         ),
     )

@@ -36,7 +36,9 @@ class Finisher:
     ) -> tuple[StepFailure, ...]:
         """Do every step that is not done; repeatable. Returns those that could not be done, with their reasons.
 
-        A step of a namespace in `left_out`, or that depends on a failed one, is left undone and reported as such.
+        A step of a namespace in `left_out` is left undone. One that follows a failed step is tried all the same:
+        `depends_on` is an order, not always a need (sequences come last, whatever became of an index), and where it
+        is a need the sink says best what is missing.
         """
         found = [unit.step for unit in steps if unit.step is not None]
         units = {unit.step.id: unit.unit for unit in steps if unit.step is not None}
@@ -65,7 +67,7 @@ class Finisher:
                 for step in work.take_ready():
                     tasks.create_task(do(step))
         for step in work.blocked:
-            failures.setdefault(step.id, _failure(step, "a step it depends on was not done"))
+            failures[step.id] = _failure(step, "it waits for itself, by way of others; a fault of the sink's connector")
         return tuple(failures.values())
 
     async def _do(self, step: FinishStep, progress: UnitProgress, *, done: int, total: int) -> None:
@@ -111,30 +113,31 @@ class Finisher:
 
 
 class _Graph:
-    """Which steps may be done now: those whose dependencies are."""
+    """Which steps may be done now: those whose dependencies are done or have failed."""
 
     def __init__(self, steps: Sequence[FinishStep], done: set[str]) -> None:
         known = {step.id for step in steps}
         self.done = set(done)
-        self._failed: set[str] = set()
+        self._settled = set(done)
         self._left = {step.id: step for step in steps if step.id not in done}
         # A dependency that is no step of this plan was there before.
         self._needs = {step.id: {need for need in step.depends_on if need in known} for step in steps}
 
     def finish(self, step: str) -> None:
         self.done.add(step)
+        self._settled.add(step)
 
     def fail(self, step: str) -> None:
-        self._failed.add(step)
+        self._settled.add(step)
         self._left.pop(step, None)
 
     @property
     def is_open(self) -> bool:
         """Some step can be done now."""
-        return any(self._needs[step] <= self.done for step in self._left)
+        return any(self._needs[step] <= self._settled for step in self._left)
 
     def take_ready(self) -> list[FinishStep]:
-        ready = [step for step in self._left.values() if self._needs[step.id] <= self.done]
+        ready = [step for step in self._left.values() if self._needs[step.id] <= self._settled]
         for step in ready:
             del self._left[step.id]
         return ready

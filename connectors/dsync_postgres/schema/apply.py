@@ -101,6 +101,13 @@ def _run(connection: Blocking, statement: Statement, *, may_exist: bool) -> Find
     except psycopg.Error as exc:
         if may_exist and isinstance(exc, _EXISTING):
             return None
+        if statement.is_optional and statement.sql.startswith("ANALYZE") and _is_about_values(exc):
+            return warn(
+                "not-analyzed",
+                statement.object,
+                f"ANALYZE failed on its rows: {describe(exc)}; queries are planned without its statistics",
+                "ANALYZE fails on the source's rows just so; change the value or the statistics it cannot be part of",
+            )
         if not statement.is_optional or exc.sqlstate not in _FORGIVEN:
             raise refusal(exc, statement) from exc
         return warn(
@@ -110,6 +117,11 @@ def _run(connection: Blocking, statement: Statement, *, may_exist: bool) -> Find
             "run that part as a superuser at the sink, or use --no-owner and --no-privileges",
         )
     return None
+
+
+def _is_about_values(exc: psycopg.Error) -> bool:
+    """A range over 1e130000 overflows what ANALYZE computes with; so may any function in an expression."""
+    return isinstance(translate(exc, "computing statistics"), errors.RecordError)
 
 
 def _execute(connection: Blocking, statement: Statement) -> None:

@@ -261,7 +261,7 @@ class FinishBuilder:
         is_parent = bool(self._graph.partitions.get(self._graph.relations[name]))
         only = is_parent and self._sink.server.major >= _ANALYZE_ONLY_SINCE
         verb = sql.SQL("ANALYZE ONLY {}") if only else sql.SQL("ANALYZE {}")
-        return Statement(sql=verb.format(name.identifier).as_string(None), object=f"TABLE {name}")
+        return Statement(sql=verb.format(name.identifier).as_string(None), object=f"TABLE {name}", is_optional=True)
 
     def _event_triggers(self, everything: tuple[str, ...]) -> Iterator[BuildStep]:
         """At the very end, so that none of them fires on what we build."""

@@ -26,7 +26,8 @@ class Statement:
     object: str
     """What it makes or changes, for messages."""
     is_optional: bool = False
-    """Refused for want of a privilege, the rest goes on and the refusal is reported."""
+    """Refused for want of a privilege, or because of values where it only computes statistics, the rest goes on and
+    the refusal is reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
