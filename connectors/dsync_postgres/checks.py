@@ -205,5 +205,5 @@ def _document_findings(tables: list[TableFacts]) -> Iterator[types.Finding]:
                 "no-document-form",
                 table.name.namespace,
                 f"columns have no form that the sink understands yet: {named}",
-                "leave the table out with --exclude",
+                "choose the other tables with -n",
             )

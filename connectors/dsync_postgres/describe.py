@@ -147,7 +147,7 @@ def _reading_findings(table: TableFacts, name: str) -> list[types.Finding]:
                     "column-privileges",
                     name,
                     "the role may read some columns only, and a smaller copy is refused",
-                    "GRANT SELECT on the whole table, or leave it out with --exclude",
+                    "GRANT SELECT on the whole table, or choose the other tables with -n",
                 )
             ]
         return [
@@ -155,7 +155,7 @@ def _reading_findings(table: TableFacts, name: str) -> list[types.Finding]:
                 "no-select",
                 name,
                 "the role may not read it",
-                "GRANT USAGE on its schema and SELECT on it, or leave it out with --exclude",
+                "GRANT USAGE on its schema and SELECT on it, or choose the other tables with -n",
             )
         ]
     found: list[types.Finding] = []
@@ -165,7 +165,7 @@ def _reading_findings(table: TableFacts, name: str) -> list[types.Finding]:
                 "row-security",
                 name,
                 "row security would hide rows from this role, and a smaller copy is refused",
-                "connect as a role with BYPASSRLS or as the table's owner, or leave it out with --exclude",
+                "connect as a role with BYPASSRLS or as the table's owner, or choose the other tables with -n",
             )
         )
     if table.access_method not in (None, "heap"):

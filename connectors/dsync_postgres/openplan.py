@@ -118,12 +118,12 @@ def require_readable(names: Iterable[TableName], tables: Mapping[TableName, Plan
     if unreadable := [table.name for table in wanted if not table.can_select]:
         raise errors.PrivilegeError(
             f"planning the copy: the role may not read {_listed(unreadable)}; GRANT SELECT on the whole table (not on "
-            "columns) and USAGE on its schema, or leave it out with --exclude"
+            "columns) and USAGE on its schema, or choose the other tables with -n"
         )
     if hidden := [table.name for table in wanted if table.hides_rows]:
         raise errors.HiddenRowsError(
             f"planning the copy: row security would hide rows of {_listed(hidden)} from this role; connect as a role "
-            "with BYPASSRLS or as the table's owner, or leave it out with --exclude"
+            "with BYPASSRLS or as the table's owner, or choose the other tables with -n"
         )
 
 

@@ -267,7 +267,7 @@ class PageRead:
         if isinstance(exc, pg.ProgramLimitExceeded | pg.OutOfMemory) or "alloc request size" in str(exc):
             return errors.CapacityError(
                 f"reading {self._table.name}: the server cannot put a row together, which takes more than 1 GB; find "
-                "it by the length of its columns, and shorten it or leave the table out (--exclude)"
+                "it by the length of its columns, and shorten it or choose the other tables with -n"
             )
         return translate(exc, f"reading {self._table.name}")
 
@@ -275,7 +275,7 @@ class PageRead:
         return errors.CapacityError(
             f"reading {self._table.name}: the row at ctid {_text(place)} is over the limit of "
             f"{self._limits.max_bytes:,} bytes for one message; shorten it (SELECT … WHERE ctid = '{_text(place)}') or "
-            "leave the table out (--exclude)"
+            "choose the other tables with -n"
         )
 
 

@@ -210,7 +210,7 @@ class SourceSide:
                 raise errors.CapacityError(
                     f"reading {reader.table.name}: the row at or after ctid ({cursor.start[0]},{cursor.start[1]}) is, "
                     f"as a document, over the limit of {limits.max_bytes:,} bytes for one message; shorten it or "
-                    "leave the table out (--exclude)"
+                    "choose the other tables with -n"
                 )
             page_bytes = max(1, min(page_bytes, len(copied.body)) // (2 * _DOCUMENT_RATIO))
 

@@ -9,10 +9,11 @@ from typing import Literal
 
 from dsync.app.ends import meet
 from dsync.app.one_end import meet_one
-from dsync.app.plan import planner_for, selected
+from dsync.app.plan import planner_for
 from dsync.app.requests import SyncRequest, default_parallel
 from dsync.app.sync import spec_of
 from dsync.coordinator.ends import End
+from dsync.coordinator.plan import selected
 from dsync.protocol.errors import DsyncError, SinkNotEmptyError
 from dsync.protocol.types import CheckRequest, DescribeRequest, Finding, Role, SessionRequest, Severity
 
@@ -76,7 +77,7 @@ async def _doctor_both(request: SyncRequest) -> DoctorReport:
         findings: tuple[Finding, ...] = ()
         try:
             planner = await planner_for(meeting, spec)
-            findings = await planner.check(await selected(meeting.source, request.namespaces))
+            findings = await planner.check()
             findings += (await planner.make(dry_run=True)).findings
         except DsyncError as error:
             if not _is_finding(error):

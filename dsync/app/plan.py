@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -14,11 +14,10 @@ from dsync.app.ends import Meeting, meet
 from dsync.app.known import KnownFlow, existing_store, known_flow
 from dsync.app.requests import SyncRequest
 from dsync.app.sync import spec_of
-from dsync.coordinator.ends import Agreement, End, negotiate, open_sessions
+from dsync.coordinator.ends import Agreement, negotiate, open_sessions
 from dsync.coordinator.plan import CopyPlan, Planner
 from dsync.coordinator.spec import FlowSpec
-from dsync.protocol import namespaces
-from dsync.protocol.types import DescribeRequest, Finding, SessionRequest, Severity
+from dsync.protocol.types import Finding, SessionRequest, Severity
 from dsync.state import DEFAULT_SINK, FlowExistsError, NamespaceTotals, Store
 
 
@@ -131,7 +130,7 @@ async def plan(request: SyncRequest) -> PlanReport:
                 meeting.source.check_same(known.run.source_id)
                 meeting.sink.check_same(known.run.sink_ids.get(DEFAULT_SINK, ""))
             planner = await planner_for(meeting, spec, flow=known.flow.flow if known else "")
-            findings = await planner.check(await selected(meeting.source, request.namespaces))
+            findings = await planner.check()
             made = _stored(store, known) if standing in (Standing.GOES_ON, Standing.FINISHED) else None
             if made is None:
                 made = await planner.make(dry_run=True, again=standing is Standing.AGAIN)
@@ -165,17 +164,6 @@ async def planner_for(meeting: Meeting, spec: FlowSpec, *, flow: str = "") -> Pl
         ),
     )
     return Planner(source=meeting.source, sink=meeting.sink, spec=spec, agreement=agreement, flow=flow, run=run)
-
-
-async def selected(source: End, patterns: Sequence[str]) -> tuple[str, ...]:
-    """The namespaces that patterns mean; none where everything is meant, or the source cannot list what it has.
-
-    What stands beside them may be as closed to us as it likes.
-    """
-    if not patterns or not source.serves("SchemaService"):
-        return ()
-    described = await source.connector.describe(DescribeRequest())
-    return tuple(namespaces.select([item.namespace for item in described.namespaces], patterns))
 
 
 def _known(store: Store | None, request: SyncRequest, spec: FlowSpec, meeting: Meeting) -> KnownFlow | None:

@@ -13,6 +13,7 @@ from dsync.app.ends import Meeting, meet
 from dsync.app.known import existing_store, find_known_flow
 from dsync.app.requests import VerifyRequest, default_parallel
 from dsync.coordinator.events import EventHandler
+from dsync.coordinator.plan import choose
 from dsync.protocol import namespaces
 from dsync.protocol.errors import RequestError
 from dsync.protocol.types import DescribeRequest, PlanRequest, SessionRequest
@@ -99,8 +100,7 @@ async def _choose(meeting: Meeting, request: VerifyRequest, flow: FlowEnds | Non
     source = meeting.source
     if source.serves("SchemaService"):
         described = await source.connector.describe(DescribeRequest())
-        parents = {item.namespace: item.parent for item in described.namespaces if item.parent}
-        chosen = namespaces.select([item.namespace for item in described.namespaces], patterns, parents=parents)
+        chosen = choose(described, patterns)
         rowless = {item.namespace for item in described.namespaces if item.rowless}
         return {source: target for source, target in chosen.items() if source not in rowless}
     if patterns:

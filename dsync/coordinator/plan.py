@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsync.coordinator.ends import Agreement, End
 from dsync.coordinator.spec import FlowSpec
@@ -65,14 +65,15 @@ class Planner:
     flow: str
     run: str
 
-    async def check(self, names: Sequence[str] = ()) -> tuple[Finding, ...]:
-        """What each end finds about itself and its peer; an end without checks finds nothing."""
+    async def check(self) -> tuple[Finding, ...]:
+        """What each end finds about itself, its peer and what is selected; an end without checks finds nothing."""
         found: list[Finding] = []
+        names = await selected(self.source, self.spec.namespaces)
         for end, peer in ((self.source, self.sink), (self.sink, self.source)):
             if end.speaks_dsync and end.serves("SchemaService"):
                 request = CheckRequest(
                     role=end.role,
-                    namespaces=tuple(names),
+                    namespaces=names,
                     peer_db_type=peer.info.db_type,
                     peer_version=peer.info.version,
                 )
@@ -114,12 +115,10 @@ class Planner:
         description = await self.source.connector.describe(
             DescribeRequest(definition_for=dialect, peer_version=self.sink.info.version)
         )
-        chosen = namespaces.select(
-            [item.namespace for item in description.namespaces],
-            self.spec.namespaces,
-            parents={item.namespace: item.parent for item in description.namespaces if item.parent},
-        )
-        return description, chosen
+        chosen = choose(description, self.spec.namespaces)
+        others = {item.namespace for item in description.namespaces} - set(chosen)
+        findings = tuple(finding for finding in description.findings if finding.object not in others)
+        return replace(description, findings=findings), chosen
 
     async def _names_without_schema(self) -> list[str]:
         if self.spec.namespaces:
@@ -218,3 +217,22 @@ def stop_at(findings: Sequence[Finding]) -> None:
         more = f" (and {len(stops) - 1} more; `dsync doctor` lists them)" if len(stops) > 1 else ""
         remedy = f"; {first.remedy}" if first.remedy else ""
         raise CheckFailedError(f"{first.object}: {first.message}{remedy}{more}", findings)
+
+
+def choose(description: SchemaDescription, patterns: Sequence[str]) -> dict[str, str]:
+    """Source name → sink name of what the patterns mean; a partitioned table's partitions come with it."""
+    return namespaces.select(
+        [item.namespace for item in description.namespaces],
+        patterns,
+        parents={item.namespace: item.parent for item in description.namespaces if item.parent},
+    )
+
+
+async def selected(source: End, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The namespaces that patterns mean; none where everything is meant, or the source cannot list what it has.
+
+    What stands beside them may be as closed to us as it likes.
+    """
+    if not patterns or not source.serves("SchemaService"):
+        return ()
+    return tuple(choose(await source.connector.describe(DescribeRequest()), patterns))

@@ -160,7 +160,7 @@ def _error(result: ChildResult, secrets: list[str]) -> errors.DsyncError:
     if (denied := _DENIED.search(said)) is not None:
         return PgDumpPrivilegeError(
             f"dumping the schema: {denied.group()}; grant the source role SELECT on it and USAGE on its schema, or "
-            "leave it out with --exclude"
+            "choose the other tables with -n"
         )
     if _LOCKED.search(said):
         return PgDumpLockError(

@@ -119,7 +119,7 @@ def _extensions(
                 "extension-missing",
                 entry.tag,
                 f"the sink's server does not have this extension{users}",
-                "install its package on the sink's server, or leave out what needs it (-n, --exclude)",
+                "install its package on the sink's server, or leave out what needs it (-n)",
             )
         elif not known.may_create or not sink.server.can_create:
             schema = source.extensions.get(entry.tag, ("public", ""))[0]

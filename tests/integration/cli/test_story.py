@@ -189,7 +189,6 @@ def test_the_doctor_looks_at_what_is_selected(dsync: Dsync, reads_one: str) -> N
     assert (nothing.exit_code, nothing.json["error"]["class"]) == (2, "RequestError")
 
 
-@pytest.mark.xfail(strict=True, reason="the planner judges the whole database, whatever is selected")
 @pytest.mark.parametrize("command", ["doctor", "plan", "sync"])
 def test_one_table_can_be_copied_by_a_role_that_reads_no_other(
     dsync: Dsync, reads_one: str, sink: Database, command: str
