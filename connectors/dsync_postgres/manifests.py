@@ -26,10 +26,10 @@ ORDER BY updated_at DESC, flow
 # What a flow leaves behind, and what to call it; `aside` is emptied by what it stands for.
 _TRACES = (
     ("ledger", "ledger row"),
-    ("ledger_unlogged", "ledger row of unlogged tables"),
+    ("ledger_unlogged", "unlogged ledger row"),
     ("manifest", "manifest"),
-    ("target", "note on a table"),
-    ("prepared", "note on a run"),
+    ("target", "table note"),
+    ("prepared", "run note"),
 )
 
 

@@ -142,7 +142,7 @@ def test_a_flow_that_was_reset_says_what_was_removed_and_starts_anew(flow: Flow)
     flow.run_until_killed("coordinator.after_write:exit@30")
     (known,) = known_flows(flow)
     said = _dsync("reset", known, "--sink", flow.sink_uri, "--state", str(flow.state), "--yes")
-    for kept in ("manifest", "ledger row", "note on a table", "schema _dsync", "in the state"):
+    for kept in ("manifest", "ledger row", "table note", "schema _dsync", "in the state"):
         assert kept in said
     assert flow.sink.value("SELECT count(*) FROM pg_namespace WHERE nspname = '_dsync'") == 0
 
