@@ -13,9 +13,9 @@ from dsync_postgres.schema.names import TableName
 
 _BINARY, _TEXT, _BSON = types.PageType.PG_COPY_BINARY, types.PageType.PG_COPY_TEXT, types.PageType.BSON
 
-# Their binary form is an oid, which means another object elsewhere, or is refused when empty (tsquery), or does not
-# exist (aclitem). Inside arrays, domains and composites too.
-_TEXT_ONLY = re.compile(r"pg_catalog\.(reg\w+|tsquery|aclitem)\Z")
+# Their binary form is an oid, which means another object elsewhere, or is refused when empty (tsquery, the vectors), or
+# does not exist (aclitem). Inside arrays, domains and composites too.
+_TEXT_ONLY = re.compile(r"pg_catalog\.(reg\w+|tsquery|int2vector|oidvector|aclitem)\Z")
 _INTERVAL = "pg_catalog.interval"
 _INFINITE_INTERVALS_SINCE = 17
 _ORDERS_EVERYWHERE = frozenset(

@@ -148,8 +148,9 @@ def _range(random: Random, bounds: Sequence[str]) -> str:
         return "empty"
     low, high = sorted(random.choices(range(len(bounds)), k=2))
     texts = ("" if random.random() < 0.2 else _escaped(bounds[at]) for at in (low, high))
-    # The end of some types has no successor, which a bound that is included would need.
-    return random.choice("[[[(") + ",".join(texts) + random.choice(")))]")
+    # The last value of some types, perhaps before an infinity, has no successor, which the canonical form would need.
+    last = len(bounds) - 2
+    return random.choice("[(" if low < last else "[") + ",".join(texts) + random.choice(")]" if high < last else ")")
 
 
 def builtins(pools: Mapping[str, tuple[str, ...]]) -> list[Kind]:

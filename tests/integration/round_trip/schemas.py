@@ -172,9 +172,10 @@ class _Builder:
             self._alter(table)
         self._foreign_keys()
         self._references_by_name()
-        self._views()
         for table in self._tables:
             self._extras(table)
+        # At the end: a materialised view has at the sink what its tables have now.
+        self._views()
         return Schema(tuple(self._statements))
 
     # ------------------------------------------------------------- drawing
