@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from dsync.coordinator.deliver import UnitProgress
 from dsync.coordinator.ends import End
 from dsync.coordinator.events import EventHandler, NamespaceRestarted, NamespaceStopped, SnapshotRenewed
-from dsync.coordinator.journal import Journal
+from dsync.coordinator.journal import Journal, RecordedRun
 from dsync.coordinator.plan import CopyPlan
 from dsync.coordinator.retries import Retries
 from dsync.failpoints import failpoint
@@ -21,7 +21,7 @@ from dsync.protocol.types import (
     Verdict,
     WriteContext,
 )
-from dsync.state import NamespaceRow, NamespaceState, UnitKind, UnitRow, partition_units
+from dsync.state import NamespaceRow, NamespaceState, UnitKind, UnitRow, finish_units, partition_units
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,11 +160,14 @@ class Recovery:
     async def carry_over(self, plan: CopyPlan, run: str) -> tuple[CopyPlan, list[UnitProgress]]:
         """For a new run over a finished one: what has provably not changed since keeps its rows and its partitions.
 
-        Returns the plan with those namespaces COPIED, and the others that the finished run had filled CLEARING; and
-        the places of the units that are carried over.
+        Returns the plan with those namespaces COPIED, and the others that the finished run had filled CLEARING, and
+        with the steps that it could not do; and the places of the units that are carried over.
         """
         before = await self.journal.load_run(run)
-        if before is None or not before.plan.snapshot:
+        if before is None:
+            return plan, []
+        plan = _with_missed_steps(plan, before)
+        if not before.plan.snapshot:
             return plan, []
         copied = [_copied(unit, before.progress[unit.unit], 0) for unit in before.plan.partitions]
         resumed = await self.retries.call(
@@ -197,6 +200,18 @@ class Recovery:
             rows.append(row)
             units += made
         return replace(plan, namespaces=tuple(rows), units=tuple(units)), carried
+
+
+def _with_missed_steps(plan: CopyPlan, before: RecordedRun) -> CopyPlan:
+    """A sink plans nothing for tables that it has, so the key of one that had stopped would never be made."""
+    steps = [unit.step for unit in plan.steps if unit.step is not None]
+    known = {step.id for step in steps}
+    missed = [
+        unit.step
+        for unit in before.plan.steps
+        if unit.step is not None and unit.step.id not in known and not before.progress[unit.unit].done
+    ]
+    return replace(plan, units=(*plan.partitions, *finish_units([*steps, *missed])))
 
 
 def _is_same_load(earlier: NamespaceRow, now: NamespaceRow) -> bool:

@@ -118,31 +118,31 @@ class Life:
         )
         assert text in self.log, f"the command ended before it logged {text!r}:\n{self.log[-6000:]}"
 
+    def plugins(self) -> list[psutil.Process]:
+        """The processes of the plug-ins, those that have ended not among them."""
+        try:
+            return psutil.Process(self.pid).children()
+        except psutil.NoSuchProcess:
+            return []
+
+    def connected_to(self, database: Database) -> psutil.Process | None:
+        """The plug-in that talks to this database's server now; source and sink are on servers of their own."""
+        for plugin in self.plugins():
+            try:
+                if any(c.raddr and c.raddr.port == database.server.port for c in plugin.net_connections("tcp")):
+                    return plugin
+            except psutil.Error:
+                # It has ended in this moment.
+                continue
+        return None
+
     def plugin(self, database: Database) -> psutil.Process:
-        """The plug-in process that talks to this database's server; source and sink are on servers of their own."""
-        port = database.server.port
-
-        def find() -> psutil.Process | None:
-            assert self.is_running, f"the command has ended:\n{self.log[-6000:]}"
-            for child in _children(self.pid):
-                try:
-                    ports = {c.raddr.port for c in child.net_connections("tcp") if c.raddr}
-                except psutil.Error:
-                    continue
-                if port in ports:
-                    return child
-            return None
-
-        found = wait_for(find, timeout_s=60, what="the plug-in's process")
-        assert found is not None
+        """The same, once there is one."""
+        found = wait_for(
+            lambda: self.connected_to(database) or not self.is_running, timeout_s=60, what="the plug-in's process"
+        )
+        assert isinstance(found, psutil.Process), f"the command has ended:\n{self.log[-6000:]}"
         return found
-
-
-def _children(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children()
-    except psutil.NoSuchProcess:
-        return []
 
 
 @dataclass(kw_only=True, eq=False)
@@ -157,6 +157,7 @@ class Flow:
     """XDG_RUNTIME_DIR of its lives: sockets."""
     arguments: tuple[str, ...] = ()
     page_bytes: int = 64 * 1024
+    parallel: int = 2
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     lives: list[Life] = field(default_factory=list)
     source_uri: str = ""
@@ -192,7 +193,7 @@ class Flow:
         output, log = self.directory / f"{number}.out", self.directory / f"{number}.log"
         command = [sys.executable, str(_IMPATIENT)] if impatient else [str(COMMAND)]
         command += ["sync", self.source_uri, self.sink_uri, "--mode", "copy", "--state", str(state or self.state)]
-        command += ["--page-bytes", str(self.page_bytes), "--parallel", "2"]
+        command += ["--page-bytes", str(self.page_bytes), "--parallel", str(self.parallel)]
         command += ["--json", "--progress", "plain", "--log-format", "json", "-v", *self.arguments, *arguments]
         with output.open("wb") as out, log.open("wb") as err:
             process = subprocess.Popen(
@@ -220,6 +221,17 @@ class Flow:
         wait_for(
             (self.once / name).exists, timeout_s=60, what=lambda: f"the failpoint {name}:\n{self.lives[-1].log[-4000:]}"
         )
+
+    def paused_at(self, name: str) -> psutil.Process:
+        """Wait until a process has stopped itself at a failpoint, and return it."""
+        self.wait_for_failpoint(name)
+
+        def find() -> psutil.Process | None:
+            return next((p for p in self.processes() if p.status() == psutil.STATUS_STOPPED), None)
+
+        found = wait_for(find, timeout_s=30, what=f"a process that has stopped itself at {name}")
+        assert found is not None
+        return found
 
     def processes(self) -> list[psutil.Process]:
         """Every process that a life of this flow has started and that still runs."""
