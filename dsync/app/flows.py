@@ -78,5 +78,7 @@ def choose_run(store: Store, flow: FlowRow, spec: FlowSpec, *, again: bool) -> C
     if latest is None:
         return ChosenRun(flow=flow, run=store.new_run(flow.flow, mode=spec.mode))
     if latest.phase.is_final:
-        return ChosenRun(flow=flow, run=store.new_run(flow.flow, mode=spec.mode), again_from=latest.run)
+        # Kept with the run: should it end before it has a plan, what goes on with it must know whose rows are there.
+        run = store.new_run(flow.flow, mode=spec.mode, extra={"again_from": latest.run})
+        return ChosenRun(flow=flow, run=run, again_from=latest.run)
     return ChosenRun(flow=flow, run=latest, again_from=str(latest.extra.get("again_from", "")))

@@ -70,14 +70,11 @@ class PageStore:
                 yield memoryview(b"")
                 return
             mapping = mmap.mmap(descriptor, ref.size_bytes, prot=mmap.PROT_READ)
-        try:
-            view = memoryview(mapping)
-            try:
-                yield view
-            finally:
-                view.release()
-        finally:
-            mapping.close()
+        with memoryview(mapping) as view:
+            yield view
+        # Not where an error is on its way out: its frames may hold parts of the view, closing would put a BufferError
+        # in its place, and the mapping ends with the last of them anyway.
+        mapping.close()
 
     def loaded(self, page: Page) -> Page:
         """The same page with its body in memory."""

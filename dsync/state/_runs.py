@@ -17,7 +17,15 @@ _ID_BYTES = 6
 
 
 class Runs(Part):
-    def new_run(self, flow: str, *, mode: str, run: str | None = None, phase: Phase = Phase.CHECKING) -> RunRow:
+    def new_run(
+        self,
+        flow: str,
+        *,
+        mode: str,
+        run: str | None = None,
+        phase: Phase = Phase.CHECKING,
+        extra: JsonObject | None = None,
+    ) -> RunRow:
         """The flow's next run, with the specification as it is now; `run` is its id before the state was lost."""
         with self._writing(flow) as connection:
             spec = connection.execute(
@@ -35,6 +43,7 @@ class Runs(Part):
                 spec_revision=spec.spec_revision,
                 phase=phase,
                 started_at=self._database.now(),
+                extra=dict(extra or {}),
             )
             connection.execute(insert(runs).values(workspace=self._workspace, **values(made)))
             return made

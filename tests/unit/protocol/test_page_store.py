@@ -51,6 +51,17 @@ def test_a_view_is_void_after_its_block(store: PageStore) -> None:
         bytes(kept)
 
 
+def test_an_error_leaves_the_block_as_it_is(store: PageStore) -> None:
+    """Its frames may hold parts of the view; that the page cannot be closed then must not hide what went wrong."""
+
+    def write(body: memoryview) -> None:
+        part = body[2:]
+        raise LookupError(len(part))
+
+    with pytest.raises(LookupError), store.open(store.write([b"page"])) as view:
+        write(view)
+
+
 def test_removing_is_repeatable(store: PageStore) -> None:
     """The coordinator removes a page again when it repeats a step."""
     ref = store.write(b"abc")
