@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dsync.coordinator.deliver import UnitProgress
@@ -15,8 +15,10 @@ from dsync.failpoints import failpoint
 from dsync.protocol.errors import SinkNotEmptyError
 from dsync.protocol.types import (
     CopiedPartition,
+    Finding,
     Partition,
     ResumedPlan,
+    Severity,
     UnitRef,
     Verdict,
     WriteContext,
@@ -166,7 +168,8 @@ class Recovery:
         before = await self.journal.load_run(run)
         if before is None:
             return plan, []
-        plan = _with_missed_steps(plan, before)
+        gone = _gone(plan, before)
+        plan = replace(_with_missed_steps(plan, before, gone), findings=(*plan.findings, *map(_left_as_it_is, gone)))
         if not before.plan.snapshot:
             return plan, []
         copied = [_copied(unit, before.progress[unit.unit], 0) for unit in before.plan.partitions]
@@ -202,14 +205,35 @@ class Recovery:
         return replace(plan, namespaces=tuple(rows), units=tuple(units)), carried
 
 
-def _with_missed_steps(plan: CopyPlan, before: RecordedRun) -> CopyPlan:
+def _gone(plan: CopyPlan, before: RecordedRun) -> list[NamespaceRow]:
+    """What the earlier run has filled and this one does not know."""
+    targets = {row.target for row in plan.namespaces}
+    return [row for row in before.plan.namespaces if row.target not in targets]
+
+
+def _left_as_it_is(row: NamespaceRow) -> Finding:
+    state = "incomplete" if row.state is NamespaceState.STOPPED else "as the run before has left it"
+    return Finding(
+        code="no-longer-copied",
+        severity=Severity.WARNING,
+        object=row.target,
+        message=f"the source has no {row.namespace} any more; at the sink it stays, {state}",
+        remedy="drop it there if nobody needs it",
+    )
+
+
+def _with_missed_steps(plan: CopyPlan, before: RecordedRun, gone: Sequence[NamespaceRow]) -> CopyPlan:
     """A sink plans nothing for tables that it has, so the key of one that had stopped would never be made."""
     steps = [unit.step for unit in plan.steps if unit.step is not None]
     known = {step.id for step in steps}
+    left_out = {row.target for row in gone}
     missed = [
         unit.step
         for unit in before.plan.steps
-        if unit.step is not None and unit.step.id not in known and not before.progress[unit.unit].done
+        if unit.step is not None
+        and unit.step.id not in known
+        and unit.step.namespace not in left_out
+        and not before.progress[unit.unit].done
     ]
     return replace(plan, units=(*plan.partitions, *finish_units([*steps, *missed])))
 
