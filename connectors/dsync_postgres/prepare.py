@@ -25,6 +25,7 @@ from dsync_postgres.schema.findings import Finding, Severity, info, stop, warn
 from dsync_postgres.schema.graph import Graph, build_graph
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.plan import PlanOptions, SchemaPlan, build_plan
+from dsync_postgres.schema.repair import with_quoted_names
 from dsync_postgres.schema.select import SchemaSelection, select_all, select_tables
 from dsync_postgres.schema.server import read_server
 from dsync_postgres.schema.steps import Statement
@@ -162,7 +163,8 @@ class _Outline:
     def _plan_schema(self) -> SchemaPlan | None:
         if not self._request.create or not self._definition.archive:
             return None
-        graph = build_graph(read_archive(self._definition.archive))
+        source = _source_facts(self._definition)
+        graph = build_graph(with_quoted_names(read_archive(self._definition.archive), source.tables))
         sink = read_sink(self._connection)
         # What exists and is not dropped is used as it is: anything in the way was refused before.
         usable = frozenset(name for name in graph.relations if name in sink.objects.relations) - self.removal.dropped
@@ -172,7 +174,7 @@ class _Outline:
             no_owner=self._request.no_owner,
             no_privileges=self._request.no_privileges,
         )
-        return build_plan(self._select(graph), _source_facts(self._definition), sink, plan_options)
+        return build_plan(self._select(graph), source, sink, plan_options)
 
     def _select(self, graph: Graph) -> SchemaSelection:
         """Mapped names that change are filled where they exist, so nothing is made for them."""

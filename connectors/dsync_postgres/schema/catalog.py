@@ -26,6 +26,8 @@ class ColumnFacts:
     type_category: str
     """pg_type.typcategory."""
     not_null: bool
+    not_null_name: str
+    """Of an inherited column the table's own constraint, where constraints have names (from 18 on); else empty."""
     generated: str
     """Empty, s for stored, v for virtual."""
     identity: str
@@ -167,7 +169,13 @@ ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
 _COLUMNS: LiteralString = f"""
 SELECT a.attrelid AS table_oid, a.attname::text AS name, a.attnum::int AS position,
        format_type(a.atttypid, a.atttypmod) AS type, a.atttypid AS type_oid, t.typtype::text AS type_kind,
-       t.typcategory::text AS type_category, a.attnotnull AS not_null, a.attgenerated::text AS generated,
+       t.typcategory::text AS type_category, a.attnotnull AS not_null,
+       CASE WHEN a.attnotnull AND a.attinhcount > 0 THEN
+            coalesce((SELECT k.conname::text FROM pg_constraint k
+                      WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conislocal AND k.conkey = ARRAY[a.attnum]),
+                     '')
+            ELSE '' END AS not_null_name,
+       a.attgenerated::text AS generated,
        a.attidentity::text AS identity, a.atthasdef AND a.attgenerated = '' AS has_default,
        CASE WHEN a.attcollation <> t.typcollation THEN
             (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
