@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from dsync.coordinator.cursor import UnitCursor
@@ -194,6 +195,13 @@ class Journal:
                 self.flow, self.run, snapshot=snapshot, again=again, changed=changed, reasons=reasons
             )
         )
+
+    async def read_again(self, pieces: Mapping[str, Sequence[Partition]], reason: str) -> None:
+        """Plan namespaces anew: what was copied of them has to leave the sink first."""
+        for namespace, partitions in pieces.items():
+            await self._call(
+                partial(self._store.replace_units, self.flow, self.run, namespace, partitions, reason=reason)
+            )
 
     async def retired_units(self, namespace: str) -> list[str]:
         return list(await self._call(lambda: self._store.retired_units(self.flow, self.run, namespace)))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from dsync.coordinator import setback
 from dsync.coordinator.budget import ByteBudget
 from dsync.coordinator.copier import UnitCopier
 from dsync.coordinator.cursor import UnitCursor
@@ -20,6 +21,7 @@ from dsync.coordinator.events import (
     FindingReported,
     NamespaceCopied,
     NamespacePlanned,
+    NamespaceRestarted,
     NamespaceStopped,
     PageCopied,
     PhaseChanged,
@@ -28,7 +30,7 @@ from dsync.coordinator.events import (
 )
 from dsync.coordinator.finisher import Finisher
 from dsync.coordinator.journal import Journal
-from dsync.coordinator.manifest import encode_manifest
+from dsync.coordinator.manifest import decode_manifest, encode_manifest
 from dsync.coordinator.plan import CopyPlan, Planner
 from dsync.coordinator.recovery import Recovery
 from dsync.coordinator.result import NamespaceResult, RunResult, StepFailure
@@ -142,6 +144,8 @@ class CopyRun:
             failpoint("coordinator.after_plan")
             for finding in plan.findings:
                 self.emit(FindingReported(finding=finding))
+        else:
+            plan = await self._read_again(plan, setback.begun_anew_since(plan, await self._plan_at_sink()))
         await self._save_manifest(plan)
         failpoint("coordinator.after_manifest")
         self._states = {row.namespace: row.state for row in plan.namespaces}
@@ -152,6 +156,24 @@ class CopyRun:
         # A flow that has run before has a manifest, which says what its tables hold: the better one to go on from.
         if not self.again_from:
             await self._save_manifest(CopyPlan(namespaces=(), units=(), snapshot=b""))
+
+    async def _plan_at_sink(self) -> CopyPlan | None:
+        """This run's plan as the sink remembers it."""
+        if not self.sink.serves("LedgerService"):
+            return None
+        kept = await self._retries.call(
+            "read the flow's manifest", lambda: self.sink.connector.find_manifests(flow=self.journal.flow)
+        )
+        return next((decode_manifest(item.plan).plan for item in kept if item.run == self.journal.run), None)
+
+    async def _read_again(self, plan: CopyPlan, pieces: setback.Pieces) -> CopyPlan:
+        """Plan these namespaces anew; returns the plan as it is then."""
+        if not pieces or not self.sink.serves("LedgerService"):
+            return plan
+        await self.journal.read_again(pieces, setback.REASON)
+        for namespace in pieces:
+            self.emit(NamespaceRestarted(namespace=namespace, reason=setback.REASON))
+        return await self._stored_plan()
 
     async def _save_manifest(self, plan: CopyPlan) -> None:
         if not self.sink.serves("LedgerService"):
@@ -196,6 +218,9 @@ class CopyRun:
         """Learn from the sink where each unit stands, and from the source whether that still counts."""
         plan = await self._clear_retired(plan)
         self._progress = await self._open(plan)
+        if pieces := setback.changed_and_incomplete(plan, self._progress):
+            plan = await self._clear_retired(await self._read_again(plan, pieces))
+            self._progress = await self._open(plan)
         lost = bool(plan.snapshot) and not holds_snapshot
         if lost and await self._recovery.settle(plan, self._progress):
             plan = await self._stored_plan()
@@ -204,6 +229,9 @@ class CopyRun:
             plan = await self._clear_retired(plan)
             self._progress = await self._open(plan)
         self._states = {row.namespace: row.state for row in plan.namespaces}
+        for namespace in setback.copied_and_incomplete(plan, self._progress):
+            await self.journal.set_namespace_state(namespace, NamespaceState.PENDING)
+            self._states[namespace] = NamespaceState.PENDING
         self._reasons = {row.namespace: row.reason for row in plan.namespaces}
         self._announce(plan)
         return plan

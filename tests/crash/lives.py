@@ -116,7 +116,9 @@ class Life:
             timeout_s=timeout_s,
             what=lambda: f"{text!r} in the log:\n{self.log[-4000:]}",
         )
-        assert text in self.log, f"the command ended before it logged {text!r}:\n{self.log[-6000:]}"
+        assert text in self.log, (
+            f"the command ended before it logged {text!r}:\n{self._output.read_text()}{self.log[-6000:]}"
+        )
 
     def plugins(self) -> list[psutil.Process]:
         """The processes of the plug-ins, those that have ended not among them."""
@@ -232,6 +234,13 @@ class Flow:
         found = wait_for(find, timeout_s=30, what=f"a process that has stopped itself at {name}")
         assert found is not None
         return found
+
+    def end_sessions(self, database: Database) -> None:
+        """End our sessions there, so that new ones begin with the settings that the database has now."""
+        database.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE 'dsync/%'"
+        )
 
     def processes(self) -> list[psutil.Process]:
         """Every process that a life of this flow has started and that still runs."""

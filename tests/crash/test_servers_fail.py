@@ -1,0 +1,221 @@
+"""A server goes away, refuses or loses sessions in the middle of a copy; the command waits, and goes on by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from psycopg import sql
+
+from dsync.quickstart.servers import EmbeddedPostgres
+from tests.crash.conftest import MakeFlow
+from tests.crash.lives import Ending, Flow
+from tests.crash.oracles import check_copy, contents, watching
+from tests.crash.tables import fill, writing
+from tests.support.databases import Database, PgServers
+from tests.support.waiting import wait_for
+
+
+def database_on(server: EmbeddedPostgres, name: str, *, filled: bool = False) -> Database:
+    uri = server.create_database(name, template="template0")
+    if filled:
+        fill(uri)
+    return Database(server=server, name=name)
+
+
+def retried(ending: Ending) -> bool:
+    return bool(ending.events("call_retried") or ending.events("snapshot_lost"))
+
+
+@pytest.mark.parametrize("step", ["source.before_copy", "source.after_copy"])
+def test_a_source_server_that_crashes_is_waited_for(make_flow: MakeFlow, own_servers: PgServers, step: str) -> None:
+    """Its unlogged tables are empty after that: those that had arrived are named, the others arrive empty."""
+    server = own_servers.own(16)
+    flow = make_flow(source=database_on(server, "shop", filled=True))
+    life = flow.start(fail=f"{step}:stop@60", once=True)
+    process = flow.paused_at(step)
+    server.restart(immediate=True)
+    process.resume()
+    ending = life.wait()
+    assert retried(ending)
+    assert flow.source.value("SELECT count(*) FROM busy_unlogged") == 0
+    check_copy(flow, ending)
+
+
+def test_a_snapshot_whose_holder_is_ended_is_taken_anew(flow: Flow) -> None:
+    """An administrator ends the session; the writer goes on meanwhile."""
+    with writing(flow.source) as writer, watching(flow) as watcher:
+        life = flow.start(fail="source.before_copy:stop@40", once=True)
+        process = flow.paused_at("source.before_copy")
+        assert flow.source.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE '%source-holder%'"
+        ) == [(True,)]
+        writer.write_more()
+        process.resume()
+        ending = life.wait()
+        history = watcher.history()
+    assert ending.events("snapshot_lost")
+    check_copy(flow, ending, expected=history[-1], before=history[:-1])
+
+
+def test_a_sink_server_that_restarts_is_waited_for(make_flow: MakeFlow, own_servers: PgServers) -> None:
+    server = own_servers.own(18)
+    flow = make_flow(sink=database_on(server, "copy"))
+    with writing(flow.source), watching(flow) as watcher:
+        life = flow.start(fail="sink.before_commit:stop@40", once=True)
+        process = flow.paused_at("sink.before_commit")
+        server.restart()
+        process.resume()
+        ending = life.wait()
+        (expected,) = watcher.history()
+    assert retried(ending)
+    assert ending.exit_code == 0
+    check_copy(flow, ending, expected=expected)
+
+
+@pytest.mark.parametrize("pages", [40, 90])
+def test_a_sink_server_that_crashes_loses_its_unlogged_tables_alone(
+    make_flow: MakeFlow, own_servers: PgServers, pages: int
+) -> None:
+    """They are empty then, and so is their ledger: what had arrived of them is copied again, nothing else is."""
+    server = own_servers.own(18)
+    flow = make_flow(sink=database_on(server, "copy"))
+    life = flow.start(fail=f"sink.after_commit:stop@{pages}", once=True)
+    process = flow.paused_at("sink.after_commit")
+    server.restart(immediate=True)
+    process.resume()
+    ending = life.wait()
+    if ending.exit_code == 3:
+        # A table whose rows are gone cannot be gone on with from where it was; the same command finds out.
+        assert "same command" in ending.message
+        ending = flow.run()
+    assert ending.exit_code == 0, ending.log[-6000:]
+    check_copy(flow, ending)
+
+
+def test_a_sink_that_accepts_no_writes_for_a_while_is_waited_for(make_flow: MakeFlow) -> None:
+    flow = make_flow()
+    sink = sql.Identifier(flow.sink.name)
+    life = flow.start(fail="sink.after_commit:stop@30", once=True)
+    process = flow.paused_at("sink.after_commit")
+    flow.sink.run(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(sink))
+    flow.end_sessions(flow.sink)
+    process.resume()
+    life.wait_for_log("SinkFullError")
+    with flow.sink.connect() as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        connection.execute(sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(sink))
+    flow.end_sessions(flow.sink)
+    ending = life.wait()
+    assert ending.exit_code == 0
+    check_copy(flow, ending)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """A file system of its own."""
+
+    path: Path
+
+    def leave_free(self, size_bytes: int) -> None:
+        """Make it so large that it has that much space left."""
+        usage = shutil.disk_usage(self.path)
+        options = f"remount,size={usage.used + size_bytes}"
+        subprocess.run(["mount", "-o", options, str(self.path)], check=True)
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    """A disk that may be made small; skips where this user may not mount one."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("a small disk needs root, to mount it")
+    # Not below the test's own directory, through which the server's user may not pass.
+    with tempfile.TemporaryDirectory(prefix="dsync-crash-disk-") as name:
+        Path(name).chmod(0o755)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=100m,mode=0777", "tmpfs", name]
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+        yield Disk(path=Path(name))
+        subprocess.run(["umount", "-l", name], check=True)
+
+
+def test_a_sink_whose_disk_is_full_goes_on_once_there_is_space(
+    make_flow: MakeFlow, disk: Disk, own_servers: PgServers
+) -> None:
+    server = own_servers.own(18)
+    place = disk.path / "space"
+    place.mkdir()
+    shutil.chown(place, "nobody")
+    server.execute(sql.SQL("CREATE TABLESPACE small LOCATION {}").format(sql.Literal(str(place))))
+    server.execute("CREATE DATABASE copy TEMPLATE template0 TABLESPACE small")
+    server.execute("CHECKPOINT")
+    disk.leave_free(3 * 1024 * 1024)
+    flow = make_flow(sink=Database(server=server, name="copy"))
+    life = flow.start()
+    life.wait_for_log("SinkFullError")
+    assert life.is_running
+    disk.leave_free(100 * 1024 * 1024)
+    ending = life.wait()
+    assert ending.exit_code == 0
+    check_copy(flow, ending)
+
+
+@contextmanager
+def set_back_afterwards(flow: Flow, server: EmbeddedPostgres, directory: Path) -> Iterator[None]:
+    """Do something, then put the sink back to what it was before: its data directory is copied while it stands."""
+    backup = directory / "backup"
+    _wait_until_alone(flow)
+    server.stop()
+    subprocess.run(["cp", "-a", str(server.data_dir), str(backup)], check=True)
+    server.start()
+    yield
+    further = contents(flow.sink)
+    _wait_until_alone(flow)
+    server.stop()
+    shutil.rmtree(server.data_dir)
+    subprocess.run(["cp", "-a", str(backup), str(server.data_dir)], check=True)
+    server.start()
+    assert contents(flow.sink) != further
+
+
+def test_a_sink_that_was_put_back_to_an_older_state_is_filled_from_there(
+    make_flow: MakeFlow, own_servers: PgServers, tmp_path: Path
+) -> None:
+    """The checkpoints are ahead of what the sink holds; its ledger has the last word."""
+    server = own_servers.own(18)
+    flow = make_flow(sink=database_on(server, "copy"))
+    flow.run_until_killed("coordinator.after_write:exit@30")
+    with set_back_afterwards(flow, server, tmp_path):
+        flow.run_until_killed("coordinator.after_write:exit@40")
+    ending = flow.run()
+    check_copy(flow, ending)
+    assert ending.exit_code == 0
+
+
+def test_a_sink_that_forgot_that_a_table_was_begun_anew_does_not_keep_its_rows(
+    make_flow: MakeFlow, own_servers: PgServers, tmp_path: Path
+) -> None:
+    """The rows of the first attempt are back, under units that nobody knows any more."""
+    server = own_servers.own(18)
+    flow = make_flow(sink=database_on(server, "copy"))
+    with writing(flow.source) as writer:
+        flow.run_until_killed("coordinator.after_write:exit@30")
+        with set_back_afterwards(flow, server, tmp_path):
+            writer.write_more()
+            flow.run_until_killed("coordinator.before_finish")
+            writer.write_more()
+    ending = flow.run()
+    check_copy(flow, ending)
+
+
+def _wait_until_alone(flow: Flow) -> None:
+    wait_for(lambda: not flow.processes(), timeout_s=20, what="the end of the plug-ins")
