@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from dsync.protocol.page_store import PageStore
 from dsync.protocol.types import Role
 from dsync.sdk.redaction import Redactor
 from dsync.sdk.references import is_reference, resolve
+from dsync.state import DEFAULT_SINK, RunRow
 
 FIRST_CONTACT_S = 10.0
 _PAGES_NEED_BYTES = 256 * 1024 * 1024
@@ -42,6 +43,15 @@ class Meeting:
             raise RequestError(
                 f"source and sink are the same: {self.source_identity.address}; name another database as the sink"
             )
+
+    def refuse_other_ends(self, runs: Iterable[RunRow]) -> None:
+        """Raises OtherEndpointError where a run of the flow has met another source or sink than these.
+
+        All runs are asked: one that was cut off early may have met nobody.
+        """
+        for run in runs:
+            self.source.check_same(run.source_id)
+            self.sink.check_same(run.sink_ids.get(DEFAULT_SINK, ""))
 
 
 def identity_of(reference: str, display: str) -> EndpointIdentity:

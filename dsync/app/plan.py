@@ -18,7 +18,7 @@ from dsync.coordinator.ends import Agreement, negotiate, open_sessions
 from dsync.coordinator.plan import CopyPlan, Planner
 from dsync.coordinator.spec import FlowSpec
 from dsync.protocol.types import Finding, SessionRequest, Severity
-from dsync.state import DEFAULT_SINK, FlowExistsError, NamespaceTotals, Store
+from dsync.state import FlowExistsError, NamespaceTotals, Store
 
 
 class Standing(enum.StrEnum):
@@ -126,9 +126,8 @@ async def plan(request: SyncRequest) -> PlanReport:
             spec = spec_of(request, meeting)
             known = _known(store, request, spec, meeting)
             standing = _standing(known, again=request.again)
-            if known is not None and known.run is not None:
-                meeting.source.check_same(known.run.source_id)
-                meeting.sink.check_same(known.run.sink_ids.get(DEFAULT_SINK, ""))
+            if store is not None and known is not None:
+                meeting.refuse_other_ends(store.list_runs(known.flow.flow))
             planner = await planner_for(meeting, spec, flow=known.flow.flow if known else "")
             findings = await planner.check()
             made = _stored(store, known) if standing in (Standing.GOES_ON, Standing.FINISHED) else None

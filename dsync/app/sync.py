@@ -21,7 +21,7 @@ from dsync.coordinator.spec import FlowSpec
 from dsync.coordinator.tasks import task_group
 from dsync.protocol.errors import DsyncError, RequestError
 from dsync.protocol.types import SessionRequest
-from dsync.state import DEFAULT_SINK, LeaseHeldError, NamespaceState, Phase, RunRow, this_process
+from dsync.state import LeaseHeldError, NamespaceState, Phase, RunRow, this_process
 from dsync.state.lease import acquire, heartbeats
 from dsync.verify import VerifyOptions, VerifyReport, verify
 
@@ -100,6 +100,8 @@ async def sync(request: SyncRequest, emit: EventHandler, stopping: asyncio.Event
         fingerprint = spec.fingerprint(meeting.source.info.id, meeting.sink.info.id)
         flow = await find_or_begin_flow(store, name=request.flow, fingerprint=fingerprint, spec=spec, sink=meeting.sink)
         await stack.enter_async_context(_holding(store, flow.flow, emit))
+        # Before anything is said or begun: on another server a copy is neither finished nor gone on with.
+        meeting.refuse_other_ends(store.list_runs(flow.flow))
         chosen = choose_run(store, flow, spec, again=request.again)
         if chosen.is_finished and not request.verify:
             return SyncOutcome(flow=flow.flow, flow_name=flow.name or "", run=chosen.run, result=None)
@@ -123,8 +125,6 @@ async def _run(
     stopping: asyncio.Event,
 ) -> SyncOutcome:
     flow, run = chosen.flow, chosen.run
-    meeting.source.check_same(run.source_id)
-    meeting.sink.check_same(run.sink_ids.get(DEFAULT_SINK, ""))
     agreement = negotiate(meeting.source, meeting.sink, spec)
     agreement = await open_sessions(
         meeting.source,
