@@ -68,6 +68,7 @@ def _describe(
                 key_position=positions.get(column.name, 0),
                 page_types=page_types(column, kinds.get(column.type_oid), major=major, peer_major=peer_major),
                 orders_everywhere=_orders_everywhere(kinds.get(column.type_oid)),
+                shape=kinds[column.type_oid].shape if column.type_oid in kinds else "",
             )
             for column in table.columns
         ),

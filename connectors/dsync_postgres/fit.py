@@ -218,6 +218,8 @@ def _shape(source: types.NamespaceDescription, sink: TargetTable, *, allow_lossy
             )
         elif not column.generated and (how := loss(column.type, target.type)) is not Loss.NONE:
             yield _unlike(name, column, target, how, allow_lossy=allow_lossy)
+        elif not column.generated and column.type == target.type and column.shape != target.shape:
+            yield made_otherwise(name, column, target)
     for target in there.values():
         if target.not_null and not target.has_default and not target.generated:
             yield stop(
@@ -228,6 +230,18 @@ def _shape(source: types.NamespaceDescription, sink: TargetTable, *, allow_lossy
             )
         elif not target.generated:
             yield info("column-extra", name, f"column {target.name} is the sink's alone and gets its default")
+
+
+def made_otherwise(name: str, column: types.Column, target: TargetColumn) -> Finding:
+    """A composite type's fields have no names in a row: in another order they take each other's values."""
+    return stop(
+        "type-made-otherwise",
+        name,
+        f"column {column.name}: the type {column.type} is {column.shape or 'a plain type'} at the source and "
+        f"{target.shape or 'a plain type'} at the sink, so its values would come to mean something else",
+        "make the type alike at both ends (of a table's row type: its columns, in the same order), or leave the table "
+        "out",
+    )
 
 
 def _unlike(name: str, column: types.Column, target: TargetColumn, how: Loss, *, allow_lossy: bool) -> Finding:

@@ -6,7 +6,7 @@ run. A dry run looks, tries and takes everything back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dsync.sdk import errors, failpoint, types
 from dsync_postgres import batch, ledger
@@ -30,7 +30,7 @@ from dsync_postgres.schema.select import SchemaSelection, select_all, select_tab
 from dsync_postgres.schema.server import read_server
 from dsync_postgres.schema.steps import Statement
 from dsync_postgres.stored import read_prepared, save_prepared
-from dsync_postgres.targets import may_be_replica, read_targets
+from dsync_postgres.targets import TargetTable, may_be_replica, read_targets
 from dsync_postgres.triggers import plan_asides
 
 _ABOUT_EXISTING = frozenset({"object-exists", "existing-table-kept"})
@@ -235,6 +235,7 @@ class _Outline:
                 f"preparing {listed_names(absent)}: the source's schema did not create it; it was dropped or renamed "
                 "since the plan was made, run the command again"
             )
+        self._refuse_other_shapes(now)
         routes = self._routes(now)
         claims = [
             Claim(
@@ -247,6 +248,16 @@ class _Outline:
             for load in self.loads
         ]
         save_claims(self._connection, self._request.flow, claims)
+
+    def _refuse_other_shapes(self, now: Mapping[TableName, TargetTable]) -> None:
+        """A type may have been there before its table, and a row type comes out of a dump with another order."""
+        for load in self.loads:
+            for column in load.source.columns:
+                target = now[load.target].column(column.name)
+                if target is None or column.generated or column.type != target.type or column.shape == target.shape:
+                    continue
+                finding = fitting.made_otherwise(load.target.namespace, column, target)
+                raise errors.PermanentError(f"preparing {finding.object}: {finding.message}; {finding.remedy}")
 
     # ------------------------------------------------------------ the result
 

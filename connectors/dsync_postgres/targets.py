@@ -11,8 +11,12 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from dsync_postgres.schema.names import TableName
+from dsync_postgres.schema.shapes import read_shapes
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+
+_FIRST_OWN_OID = 16384
+"""What comes with the server has smaller ones (FirstNormalObjectId in transam.h)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,8 @@ class TargetColumn:
     has_default: bool
     has_binary_input: bool
     """Its type can be received in binary here."""
+    shape: str = ""
+    """What its type is made of, where the name does not say it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +154,9 @@ def read_targets(connection: Connection, names: Iterable[TableName]) -> dict[Tab
         ).fetchall()
     oids = [row["oid"] for row in tables]
     columns = _grouped(connection, _COLUMNS, oids)
+    shapes: Mapping[int, str] = {}
+    if any(column["type_oid"] >= _FIRST_OWN_OID for rows in columns.values() for column in rows):
+        shapes = read_shapes(connection)
     keys = _grouped(connection, _KEYS, oids)
     triggers = _grouped(connection, _TRIGGERS, oids)
     found: dict[TableName, TargetTable] = {}
@@ -156,7 +165,9 @@ def read_targets(connection: Connection, names: Iterable[TableName]) -> dict[Tab
         name = TableName(schema=row.pop("schema"), name=row.pop("name"))
         found[name] = TargetTable(
             name=name,
-            columns=tuple(TargetColumn(**column) for column in columns.get(oid, ())),
+            columns=tuple(
+                TargetColumn(**column, shape=shapes.get(column["type_oid"], "")) for column in columns.get(oid, ())
+            ),
             keys=tuple(tuple(key["columns"]) for key in keys.get(oid, ())),
             triggers=tuple(TargetTrigger(**trigger) for trigger in triggers.get(oid, ())),
             **row,

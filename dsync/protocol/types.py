@@ -361,6 +361,9 @@ class Column:
     key_position: int = 0
     page_types: tuple[PageType, ...] = ()
     orders_everywhere: bool = False
+    shape: str = ""
+    """What the type is made of (a composite's fields in their order, a domain's base), where its name does not say it:
+    values of equal types mean the same at both ends only where this is equal too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,7 +86,8 @@ def _orders_alike(key: Sequence[str], columns: Sequence[Column], theirs: dict[st
 
 
 def _differs(column: Column, theirs: dict[str, Column], compare_types: bool) -> bool:
-    return compare_types and column.type != theirs[column.name].type
+    other = theirs[column.name]
+    return compare_types and (column.type, column.shape) != (other.type, other.shape)
 
 
 def _absent(column: Column) -> Difference:
@@ -94,5 +95,6 @@ def _absent(column: Column) -> Difference:
 
 
 def _retyped(column: Column, other: Column) -> Difference:
-    detail = f"{column.name} is {column.type} at the source and {other.type} at the target"
+    ours, theirs = (f"{each.type} {each.shape}".rstrip() for each in (column, other))
+    detail = f"{column.name} is {ours} at the source and {theirs} at the target"
     return Difference(kind=Kind.TYPE, rows=0, detail=detail)

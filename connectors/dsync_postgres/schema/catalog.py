@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import LiteralString
 
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.reading import Reading, Row
+from dsync_postgres.schema.shapes import read_shapes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,8 @@ class TypeFacts:
     """`schema.name`, never quoted, of itself and everything inside: `pg_catalog.interval`."""
     has_binary_io: bool
     """Every part can be sent and received in binary."""
+    shape: str = ""
+    """What it is made of, where its name does not say it."""
 
 
 _USER_SCHEMA: LiteralString = """
@@ -172,8 +175,8 @@ SELECT a.attrelid AS table_oid, a.attname::text AS name, a.attnum::int AS positi
        t.typcategory::text AS type_category, a.attnotnull AS not_null,
        CASE WHEN a.attnotnull AND a.attinhcount > 0 THEN
             coalesce((SELECT k.conname::text FROM pg_constraint k
-                      WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conislocal AND k.conkey = ARRAY[a.attnum]),
-                     '')
+                      WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conislocal
+                        AND k.conkey = ARRAY[a.attnum]), '')
             ELSE '' END AS not_null_name,
        a.attgenerated::text AS generated,
        a.attidentity::text AS identity, a.atthasdef AND a.attgenerated = '' AS has_default,
@@ -258,8 +261,12 @@ def _assemble_types(rows: Iterable[Row]) -> dict[int, TypeFacts]:
     return {row["oid"]: TypeFacts(**{**row, "parts": frozenset(row["parts"])}) for row in rows}
 
 
+def _with_shapes(types: dict[int, TypeFacts], shapes: dict[int, str]) -> dict[int, TypeFacts]:
+    return {oid: replace(facts, shape=shapes.get(oid, "")) for oid, facts in types.items()}
+
+
 read_tables = Reading(_assemble_tables, _TABLES, _COLUMNS, _UNIQUE_INDEXES)
 """Every relation that can hold or show rows, by name, in the order of schema and name."""
 
-read_types = Reading(_assemble_types, _TYPES)
+read_types = Reading.combined(_with_shapes, types=Reading(_assemble_types, _TYPES), shapes=read_shapes)
 """The types of all tables' columns, by oid of this server."""

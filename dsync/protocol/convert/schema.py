@@ -23,6 +23,7 @@ def _column_to_pb(column: t.Column) -> dsync.Column:
         key_position=column.key_position,
         page_types=map(page_type_to_pb, column.page_types),
         orders_everywhere=column.orders_everywhere,
+        shape=column.shape,
     )
 
 
@@ -35,6 +36,7 @@ def _column_from_pb(message: dsync.Column) -> t.Column:
         key_position=message.key_position,
         page_types=page_types_from_pb(message.page_types),
         orders_everywhere=message.orders_everywhere,
+        shape=message.shape,
     )
 
 

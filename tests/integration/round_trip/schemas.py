@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from random import Random
 
 import psycopg
@@ -81,6 +82,7 @@ class Table:
     key: tuple[str, ...] = ()
     """The columns of a primary key; none where it has none."""
     has_children: bool = False
+    is_child: bool = False
 
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
@@ -249,9 +251,7 @@ class _Builder:
         return f"columns {len(self._statements)}"
 
     def _columns(self, scope: str, *, identity: bool = True) -> list[Column]:
-        columns = [
-            Column(name=self._name(scope), kind=self._types.any()) for _ in range(self._draw(st.integers(0, 7)))
-        ]
+        columns = [Column(name=self._name(scope), kind=self._types.any()) for _ in range(self._draw(st.integers(0, 7)))]
         for column in columns:
             self._rules(column)
         if identity and self._once_in(3):
@@ -275,7 +275,8 @@ class _Builder:
     def _identity(self, scope: str) -> Column:
         kind = self._draw(st.sampled_from(("smallint", "integer", "bigint")))
         always = self._draw(st.booleans())
-        options = self._draw(st.sampled_from(("", " (START WITH 100 INCREMENT BY -5 MINVALUE -1000 MAXVALUE 200 CACHE 3)")))
+        downwards = " (START WITH 100 INCREMENT BY -5 MINVALUE -1000 MAXVALUE 200 CACHE 3)"
+        options = self._draw(st.sampled_from(("", downwards)))
         return Column(
             name=self._name(scope),
             kind=Kind(sql=kind, make=lambda random: str(random.randrange(1000)), is_builtin=True),
@@ -284,7 +285,8 @@ class _Builder:
         )
 
     def _generated(self, scope: str, columns: Sequence[Column]) -> Column:
-        base = self._draw(st.sampled_from([column for column in columns if "IDENTITY" not in " ".join(column.rules)] or [None]))
+        bases = [column for column in columns if "IDENTITY" not in " ".join(column.rules)]
+        base = self._draw(st.sampled_from(bases)) if bases else None
         expression, kind = "1 + 1", "integer"
         if base is not None:
             expression, kind = f"{quoted(base.name)} IS NULL", "boolean"
@@ -312,15 +314,12 @@ class _Builder:
             Column(name=c.name, kind=c.kind, filled=c.filled or "IDENTITY" in " ".join(c.rules))
             for c in parent.columns
         ]
-        self._tables.append(Table(name=name, columns=[*inherited, *columns], scope=parent.scope))
+        self._tables.append(Table(name=name, columns=[*inherited, *columns], scope=parent.scope, is_child=True))
 
     def _typed(self) -> None:
         kind, name = self._fresh(self._schema()), self._fresh(self._schema())
         scope = self._scope()
-        columns = [
-            Column(name=self._name(scope), kind=self._types.any())
-            for _ in range(self._draw(st.integers(0, 3)))
-        ]
+        columns = [Column(name=self._name(scope), kind=self._types.any()) for _ in range(self._draw(st.integers(0, 3)))]
         self._add("type", f"CREATE TYPE {kind} AS ({_listed(columns)})", may_fail=False)
         self._add("table", f"CREATE TABLE {name} OF {kind}", may_fail=False)
         self._tables.append(Table(name=name, columns=columns, scope=scope))
@@ -392,10 +391,7 @@ class _Builder:
         else:
             places = ["MINVALUE", *map(literal, first[1:4]), "MAXVALUE"]
             more = "".join(", MINVALUE" for _ in keys[1:])
-            bounds = [
-                f"FOR VALUES FROM ({low}{more}) TO ({high}{more})"
-                for low, high in zip(places, places[1:], strict=False)
-            ]
+            bounds = [f"FOR VALUES FROM ({low}{more}) TO ({high}{more})" for low, high in pairwise(places)]
         kept = bounds[: self._draw(st.integers(1, len(bounds)))]
         return [*kept, "DEFAULT"] if self._draw(st.booleans()) else kept
 
@@ -448,13 +444,13 @@ class _Builder:
             columns.append(f"(public.{quoted('same %d')}({columns[0]}))")
         if method == "btree" and self._once_in(3):
             columns[0] += self._draw(st.sampled_from((" DESC NULLS LAST", " ASC NULLS FIRST")))
-        include = f" INCLUDE ({quoted(table.columns[0].name)})" if method in ("btree", "gist") and self._once_in(4) else ""
-        where = f" WHERE {quoted(table.columns[0].name)} IS NOT NULL" if self._once_in(4) else ""
+        first = quoted(table.columns[0].name)
+        include = f" INCLUDE ({first})" if method in ("btree", "gist") and self._once_in(4) else ""
+        where = f" WHERE {first} IS NOT NULL" if self._once_in(4) else ""
         unique = "UNIQUE " if method == "btree" and self._once_in(6) else ""
         name = quoted(self._of_relation())
-        self._add(
-            "index", f"CREATE {unique}INDEX {name} ON {table.name} USING {method} ({', '.join(columns)}){include}{where}"
-        )
+        what = f"USING {method} ({', '.join(columns)}){include}{where}"
+        self._add("index", f"CREATE {unique}INDEX {name} ON {table.name} {what}")
 
     # ----------------------------------------------------------------- rows
 
@@ -500,7 +496,8 @@ class _Builder:
         if self._once_in(4):
             kind = self._types.any()
             name = quoted(self._name(table.scope))
-            self._add("add column", f"ALTER TABLE {table.name} ADD COLUMN {name} {kind.sql} DEFAULT {kind.cell(self._random)}")
+            default = kind.cell(self._random)
+            self._add("add column", f"ALTER TABLE {table.name} ADD COLUMN {name} {kind.sql} DEFAULT {default}")
         droppable = [c for c in table.columns if c.name not in (*table.partition_keys, *table.key)]
         if droppable and self._once_in(4):
             gone = self._draw(st.sampled_from(droppable))
@@ -508,9 +505,8 @@ class _Builder:
         # What differs between a parent and its children is lost in a dump.
         if table.columns and not table.has_children and self._once_in(3):
             column = self._draw(st.sampled_from(table.columns))
-            change = self._draw(
-                st.sampled_from(("SET STATISTICS 7", "SET STORAGE EXTERNAL", "SET STORAGE MAIN", "SET COMPRESSION pglz"))
-            )
+            changes = ("SET STATISTICS 7", "SET STORAGE EXTERNAL", "SET STORAGE MAIN", "SET COMPRESSION pglz")
+            change = self._draw(st.sampled_from(changes))
             self._add("alter column", f"ALTER TABLE {table.name} ALTER COLUMN {quoted(column.name)} {change}")
 
     def _foreign_keys(self) -> None:
@@ -550,8 +546,10 @@ class _Builder:
                     f"INSERT INTO {name} VALUES ({literal(table.name)}, ARRAY[{kinds}]::regtype[],"
                     f" {literal(quoted(self._schema()))})",
                 )
-        if self._once_in(3):
-            inner = self._draw(st.sampled_from(self._tables))
+        # The row type of a child may have another order of fields after a dump, which is refused.
+        whole = [table for table in self._tables if not table.is_child]
+        if whole and self._once_in(3):
+            inner = self._draw(st.sampled_from(whole))
             name = self._fresh(self._schema())
             self._add("table", f"CREATE TABLE {name} (x {inner.name}, xs {inner.name}[])")
             self._add("reference", f"INSERT INTO {name} SELECT i, ARRAY[i, NULL] FROM {inner.name} AS i LIMIT 5")

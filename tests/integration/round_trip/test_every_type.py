@@ -69,7 +69,7 @@ def test_no_type_of_the_server_is_forgotten(pg_pair: PgPair, source_db: Database
 
     known = {_printed(source, name) for name in (*POOLS, *RANGES, *(multi for _, multi in RANGES.values()))}
 
-    assert {name for (name,) in source.rows(_SERVER_TYPES)} == known  # type: ignore[arg-type]
+    assert {name for (name,) in source.rows(_SERVER_TYPES)} == known
 
 
 def _printed(database: Database, name: str) -> str:

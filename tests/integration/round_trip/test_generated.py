@@ -19,12 +19,13 @@ from tests.support.databases import Database, DatabaseFactory, PgServers
 
 IS_THOROUGH = settings.get_current_profile_name() == "thorough"
 
+_THOROUGH_EXAMPLES = 150
 _EXAMPLES = {(18, 18): 8, (15, 16): 2, (16, 18): 3, (18, 16): 3}
 
 
 def _settings(examples: int) -> settings:
     return settings(
-        max_examples=settings.default.max_examples if IS_THOROUGH else examples,
+        max_examples=_THOROUGH_EXAMPLES if IS_THOROUGH else examples,
         # The same examples every time, unless somebody looks for more.
         derandomize=not IS_THOROUGH,
         database=None,

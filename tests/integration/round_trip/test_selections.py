@@ -134,7 +134,7 @@ _TREE = (
     "CREATE TABLE parts.y2023 PARTITION OF measures FOR VALUES FROM ('2023-01-01') TO ('2024-01-01')",
     "CREATE TABLE parts.y2024 PARTITION OF measures FOR VALUES FROM ('2024-01-01') TO ('2025-01-01')"
     " PARTITION BY LIST (kind)",
-    'CREATE TABLE parts."2024 a" PARTITION OF parts.y2024 FOR VALUES IN (\'a\')',
+    "CREATE TABLE parts.\"2024 a\" PARTITION OF parts.y2024 FOR VALUES IN ('a')",
     "CREATE TABLE parts.y2024_rest PARTITION OF parts.y2024 DEFAULT",
     "CREATE TABLE parts.elsewhere PARTITION OF measures DEFAULT",
     "CREATE TABLE parts.stranger (v int)",
@@ -156,14 +156,13 @@ async def test_a_partitioned_table_brings_its_partitions(source: Database, sink:
     assert sink.value("SELECT count(*) FROM measures") == 100
 
 
-async def test_one_partition_alone_brings_the_tree_without_the_other_rows(
-    source: Database, sink: Database, copier: Copier
-) -> None:
-    """It cannot be a partition of nothing."""
+async def test_one_partition_alone_arrives_as_a_table(source: Database, sink: Database, copier: Copier) -> None:
+    """Nothing is made up for what was not chosen."""
     source.run(*_TREE)
 
     copied = await copier(namespaces=("parts.y2023",))
 
     assert copied.exit_code == 0, copied.explained()
     assert set(copied.rows) == {"parts.y2023"}
-    assert sink.value("SELECT count(*) FROM measures") == source.value("SELECT count(*) FROM parts.y2023")
+    ours, theirs = contents(source, schema=False).rows, contents(sink, schema=False).rows
+    assert theirs == {("parts", "y2023"): ours["parts", "y2023"]}

@@ -1041,6 +1041,7 @@ class Column(_message.Message):
     KEY_POSITION_FIELD_NUMBER: _builtins.int
     PAGE_TYPES_FIELD_NUMBER: _builtins.int
     ORDERS_EVERYWHERE_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     type: _builtins.str
     """The type as the database prints it, with its modifier."""
@@ -1051,6 +1052,8 @@ class Column(_message.Message):
     """1, 2, … in key order; 0: not part of the key."""
     orders_everywhere: _builtins.bool
     """The type orders alike on every server of this engine (numbers, dates, uuid)."""
+    shape: _builtins.str
+    """What the type is made of, where its name does not say it: values mean the same only where this is equal too."""
     @_builtins.property
     def page_types(self) -> _containers.RepeatedScalarFieldContainer[Global___PageType.ValueType]:
         """The type can travel in each of these page types."""
@@ -1065,10 +1068,11 @@ class Column(_message.Message):
         key_position: _builtins.int = ...,
         page_types: _abc.Iterable[Global___PageType.ValueType] | None = ...,
         orders_everywhere: _builtins.bool = ...,
+        shape: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generated", b"generated", "key_position", b"key_position", "name", b"name", "not_null", b"not_null", "orders_everywhere", b"orders_everywhere", "page_types", b"page_types", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generated", b"generated", "key_position", b"key_position", "name", b"name", "not_null", b"not_null", "orders_everywhere", b"orders_everywhere", "page_types", b"page_types", "shape", b"shape", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
