@@ -17,9 +17,9 @@ from dsync_postgres.options import MIB, PostgresOptions
 from dsync_postgres.sessions import Sessions
 
 if TYPE_CHECKING:
-    from dsync_postgres.checksum import Checksums
-    from dsync_postgres.sink import SinkSide
-    from dsync_postgres.source import SourceSide
+    from dsync_postgres.checksums.checksums import Checksums
+    from dsync_postgres.sink.side import SinkSide
+    from dsync_postgres.source.side import SourceSide
 
 DIALECT = "postgres"
 _MAX_MESSAGE_BYTES = 64 * MIB
@@ -38,19 +38,19 @@ class PostgresConnector(Connector):
 
     @cached_property
     def _source(self) -> SourceSide:
-        from dsync_postgres.source import SourceSide
+        from dsync_postgres.source.side import SourceSide
 
         return SourceSide(self._sessions, self._context)
 
     @cached_property
     def _sink(self) -> SinkSide:
-        from dsync_postgres.sink import SinkSide
+        from dsync_postgres.sink.side import SinkSide
 
         return SinkSide(self._sessions, self._context)
 
     @cached_property
     def _checksums(self) -> Checksums:
-        from dsync_postgres.checksum import Checksums
+        from dsync_postgres.checksums.checksums import Checksums
 
         return Checksums(self._sessions)
 

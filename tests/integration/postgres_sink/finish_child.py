@@ -11,7 +11,7 @@ from pathlib import Path
 from dsync_postgres.conninfo import Target
 from dsync_postgres.options import PostgresOptions
 from dsync_postgres.sessions import Sessions
-from dsync_postgres.sink import SinkSide
+from dsync_postgres.sink.side import SinkSide
 
 from dsync.sdk import PluginContext, types
 

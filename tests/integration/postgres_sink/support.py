@@ -9,11 +9,11 @@ from typing import Any
 
 from dsync_postgres.conninfo import Target
 from dsync_postgres.definition import encode_positions
-from dsync_postgres.description import Describer
 from dsync_postgres.options import PostgresOptions
 from dsync_postgres.schema import BuildStep, TableName, read_positions
 from dsync_postgres.sessions import Sessions
-from dsync_postgres.sink import SinkSide
+from dsync_postgres.sink.side import SinkSide
+from dsync_postgres.source.description import Describer
 from psycopg import sql
 
 from dsync.sdk import PluginContext, types

@@ -289,7 +289,7 @@ async def test_a_table_in_use_is_not_waited_for_without_end(
     source_db: DatabaseFactory, sink_db: DatabaseFactory, open_sink: OpenSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everybody who comes after us would wait with us; the call is repeated later instead."""
-    monkeypatch.setattr("dsync_postgres.aside._LOCK_TIMEOUT", "SET LOCAL lock_timeout = '100ms'")
+    monkeypatch.setattr("dsync_postgres.sink.aside._LOCK_TIMEOUT", "SET LOCAL lock_timeout = '100ms'")
     source, target = source_db(family), sink_db(guarded)
     sink = open_sink(target)
     request = prepare_request(await describe(source))

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsync_postgres.connector import PostgresConnector
-from dsync_postgres.cursors import PageCursor, PartitionCursor
 from dsync_postgres.options import PostgresOptions
+from dsync_postgres.source.cursors import PageCursor, PartitionCursor
 from psycopg import sql
 
 from dsync.sdk import PluginContext, types

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import LiteralString
 
 import pytest
-from dsync_postgres.copyout import run_copy
+from dsync_postgres.source.copyout import run_copy
 from psycopg import sql
 
 from dsync.protocol.page_store import PageStore

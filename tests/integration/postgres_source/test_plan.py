@@ -216,7 +216,7 @@ async def test_a_holder_is_never_silent_for_long(
     database: DatabaseFactory, open_source: OpenSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Firewalls and address translators forget connections without traffic."""
-    monkeypatch.setattr("dsync_postgres.snapshots._HEARTBEAT_S", 0.02)
+    monkeypatch.setattr("dsync_postgres.source.snapshots._HEARTBEAT_S", 0.02)
     made = database()
     source = await open_source(made)
     await source.plan()

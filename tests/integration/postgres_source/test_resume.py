@@ -5,10 +5,10 @@ import random
 from typing import Any, LiteralString
 
 import pytest
-from dsync_postgres import openplan
 from dsync_postgres.options import PostgresOptions
-from dsync_postgres.resume import written_between
-from dsync_postgres.snapshots import Snapshot
+from dsync_postgres.source import openplan
+from dsync_postgres.source.resume import written_between
+from dsync_postgres.source.snapshots import Snapshot
 from psycopg import sql
 
 from dsync.sdk import errors, types
@@ -251,7 +251,7 @@ async def test_a_table_rewritten_while_it_was_recounted_is_changed(
         made.run("VACUUM FULL t")
         return found
 
-    monkeypatch.setattr("dsync_postgres.source.look", look_then_rewrite)
+    monkeypatch.setattr("dsync_postgres.source.side.look", look_then_rewrite)
     again = await open_source(made)
     verdict = verdict_of(await again.connector.resume_plan(plan.snapshot, copy.progress()))
 

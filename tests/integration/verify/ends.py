@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from dsync_postgres.checksum import Checksums
+from dsync_postgres.checksums.checksums import Checksums
 from dsync_postgres.conninfo import Target
 from dsync_postgres.identity import read_identity
 from dsync_postgres.options import PostgresOptions
 from dsync_postgres.sessions import Connection, Sessions
-from dsync_postgres.snapshots import Snapshot, current_position
+from dsync_postgres.source.snapshots import Snapshot, current_position
 
 from dsync.protocol.interface import Connector
 from dsync.protocol.types import (

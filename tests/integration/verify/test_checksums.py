@@ -11,8 +11,8 @@ from contextlib import aclosing
 import psycopg
 import pytest
 import pytest_asyncio
-from dsync_postgres.checksum import Checksums
-from dsync_postgres.snapshots import Snapshot
+from dsync_postgres.checksums.checksums import Checksums
+from dsync_postgres.source.snapshots import Snapshot
 
 from dsync.protocol.errors import (
     CapacityError,

@@ -4,11 +4,11 @@ from typing import Any
 
 import msgpack
 import pytest
-from dsync_postgres.cursors import PageCursor, PartitionCursor
 from dsync_postgres.definition import Definition, decode_positions, encode_positions
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.sequences import SequencePosition
-from dsync_postgres.snapshots import Snapshot
+from dsync_postgres.source.cursors import PageCursor, PartitionCursor
+from dsync_postgres.source.snapshots import Snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -1,9 +1,9 @@
 """Cutting tables into partitions."""
 
-from dsync_postgres.cursors import PartitionCursor
-from dsync_postgres.partitions import cut, weight_bytes
-from dsync_postgres.planned import PlannedTable
 from dsync_postgres.schema.names import TableName
+from dsync_postgres.source.cursors import PartitionCursor
+from dsync_postgres.source.partitions import cut, weight_bytes
+from dsync_postgres.source.planned import PlannedTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

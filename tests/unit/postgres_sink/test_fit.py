@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from dsync_postgres.fit import BINARY, BSON, TEXT, Loss, fit, loss
 from dsync_postgres.schema import TableName
-from dsync_postgres.targets import TargetColumn, TargetTable
+from dsync_postgres.sink.fit import BINARY, BSON, TEXT, Loss, fit, loss
+from dsync_postgres.sink.targets import TargetColumn, TargetTable
 
 from dsync.sdk import types
 

@@ -1,0 +1,1 @@
+"""Checksums of PostgreSQL tables, computed at the server."""

@@ -1,0 +1,323 @@
+"""One value: for each type the function to BSON, the function back, and the forms of quick fixed-width values."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from dsync_postgres.documents.arrays import array_decoder, array_encoder
+from dsync_postgres.documents.bson import (
+    BINARY,
+    BOOL,
+    DECIMAL,
+    DOUBLE,
+    INT32,
+    INT64,
+    STRING,
+    Decode,
+    Encode,
+    Misfit,
+    read_double,
+    read_int32,
+    read_int64,
+    string_bytes,
+    string_element,
+    string_text,
+)
+from dsync_postgres.documents.json import encode_json, encode_jsonb, json_decoder, jsonb_decoder
+from dsync_postgres.documents.numeric import encode_numeric, integral_decimal, numeric_decoder
+from dsync_postgres.documents.times import (
+    DAY_MS,
+    DAYS_END,
+    DAYS_MIN,
+    EPOCH_DAYS,
+    EPOCH_MS,
+    TIMESTAMP_MS_END,
+    TIMESTAMP_MS_MIN,
+    date_decoder,
+    encode_date,
+    timestamp_decoder,
+    timestamp_encoder,
+)
+from dsync_postgres.documents.types import ELEMENT_OIDS, ColumnType, Kind
+
+_REAL = struct.Struct(">f")
+_DOUBLE = struct.Struct(">d")
+_BSON_DOUBLE = struct.Struct("<d")
+_INTEGERS = {
+    Kind.INT2: struct.Struct(">ih"),
+    Kind.INT4: struct.Struct(">ii"),
+    Kind.INT8: struct.Struct(">iq"),
+}
+# Beyond this not every double is a whole number of its own, and the digits would be made up.
+_EXACT_DOUBLE_MAX = 2**53
+
+
+def encoder(column_type: ColumnType) -> Encode:
+    """The function from a type's binary form to its BSON element."""
+    if column_type.is_array:
+        return array_encoder(encoder(column_type.element), nests=column_type.kind is not Kind.JSONB)
+    return _ENCODERS[column_type.kind]
+
+
+def decoder(column_type: ColumnType) -> Decode:
+    """The function from a BSON value to a field of that type."""
+    if column_type.is_array:
+        return array_decoder(
+            decoder(column_type.element),
+            oid=ELEMENT_OIDS[column_type.kind],
+            nests=column_type.kind is not Kind.JSONB,
+            target=f"{column_type.kind.value}[]",
+        )
+    match column_type.kind:
+        case Kind.INT2 | Kind.INT4 | Kind.INT8 as kind:
+            return _integer_decoder(kind)
+        case Kind.FLOAT4 | Kind.FLOAT8 as kind:
+            return _float_decoder(kind)
+        case Kind.NUMERIC:
+            return numeric_decoder(column_type.numeric_limits)
+        case Kind.TEXT | Kind.VARCHAR | Kind.CHAR as kind:
+            return _text_decoder(column_type)
+        case Kind.TIMESTAMP | Kind.TIMESTAMPTZ as kind:
+            return timestamp_decoder(with_zone=kind is Kind.TIMESTAMPTZ, fraction_digits=column_type.fraction_digits)
+        case Kind.DATE:
+            return date_decoder()
+        case Kind.JSON:
+            return json_decoder()
+        case Kind.JSONB:
+            return jsonb_decoder()
+        case Kind.BOOL:
+            return _decode_bool
+        case Kind.UUID:
+            return _decode_uuid
+        case Kind.BYTEA:
+            return _decode_bytea
+
+
+# ------------------------------------------------------------------ to BSON
+
+
+def _encode_int2(name: bytes, raw: bytes) -> bytes:
+    return b"\x10" + name + raw[::-1] + (b"\xff\xff" if raw[0] & 0x80 else b"\0\0")
+
+
+def _encode_int4(name: bytes, raw: bytes) -> bytes:
+    return b"\x10" + name + raw[::-1]
+
+
+def _encode_int8(name: bytes, raw: bytes) -> bytes:
+    return b"\x12" + name + raw[::-1]
+
+
+def _encode_float4(name: bytes, raw: bytes) -> bytes:
+    return b"\x01" + name + _BSON_DOUBLE.pack(*_REAL.unpack(raw))
+
+
+def _encode_float8(name: bytes, raw: bytes) -> bytes:
+    return b"\x01" + name + raw[::-1]
+
+
+def _encode_bool(name: bytes, raw: bytes) -> bytes:
+    return b"\x08" + name + raw
+
+
+def _encode_uuid(name: bytes, raw: bytes) -> bytes:
+    return b"\x05" + name + b"\x10\0\0\0\x04" + raw
+
+
+def _encode_bytea(name: bytes, raw: bytes) -> bytes:
+    return b"\x05" + name + len(raw).to_bytes(4, "little") + b"\0" + raw
+
+
+_ENCODERS: dict[Kind, Encode] = {
+    Kind.INT2: _encode_int2,
+    Kind.INT4: _encode_int4,
+    Kind.INT8: _encode_int8,
+    Kind.FLOAT4: _encode_float4,
+    Kind.FLOAT8: _encode_float8,
+    Kind.NUMERIC: encode_numeric,
+    Kind.BOOL: _encode_bool,
+    Kind.TEXT: string_element,
+    Kind.VARCHAR: string_element,
+    Kind.CHAR: string_element,
+    Kind.DATE: encode_date,
+    Kind.TIMESTAMP: timestamp_encoder(with_zone=False),
+    Kind.TIMESTAMPTZ: timestamp_encoder(with_zone=True),
+    Kind.UUID: _encode_uuid,
+    Kind.BYTEA: _encode_bytea,
+    Kind.JSON: encode_json,
+    Kind.JSONB: encode_jsonb,
+}
+
+
+# ---------------------------------------------------------------- from BSON
+
+
+def _integer_decoder(kind: Kind) -> Decode:
+    field = _INTEGERS[kind]
+    width = field.size - 4
+    end = 1 << (8 * width - 1)
+
+    def decode(bson_kind: int, value: bytes) -> bytes:
+        if bson_kind == INT32:
+            number = read_int32(value)
+        elif bson_kind == INT64:
+            number = read_int64(value)
+        elif bson_kind == DOUBLE:
+            number = _whole(read_double(value), kind)
+        elif bson_kind == DECIMAL:
+            number = integral_decimal(value, kind.value)
+        else:
+            raise Misfit.of(bson_kind, kind.value)
+        if not -end <= number < end:
+            raise Misfit(f"a number out of the range of {kind.value}")
+        return field.pack(width, number)
+
+    return decode
+
+
+def _whole(number: float, kind: Kind) -> int:
+    if not number.is_integer() or abs(number) > _EXACT_DOUBLE_MAX:
+        raise Misfit(f"a double that is not an exact whole number does not fit {kind.value}")
+    return int(number)
+
+
+def _float_decoder(kind: Kind) -> Decode:
+    layout = _REAL if kind is Kind.FLOAT4 else _DOUBLE
+    prefix = layout.size.to_bytes(4, "big")
+
+    def decode(bson_kind: int, value: bytes) -> bytes:
+        if bson_kind == DOUBLE:
+            number = read_double(value)
+        elif bson_kind in (INT32, INT64):
+            number = _as_float(read_int32(value) if bson_kind == INT32 else read_int64(value), kind)
+        else:
+            raise Misfit.of(bson_kind, kind.value)
+        if kind is Kind.FLOAT4 and not is_real(number):
+            raise Misfit("a double that real would round")
+        return prefix + layout.pack(number)
+
+    return decode
+
+
+def _as_float(number: int, kind: Kind) -> float:
+    if int(float(number)) != number:
+        raise Misfit(f"a whole number that {kind.value} would round")
+    return float(number)
+
+
+def is_real(number: float) -> bool:
+    """True where single precision holds the number exactly; NaN it holds."""
+    try:
+        (single,) = _REAL.unpack(_REAL.pack(number))
+    except OverflowError:
+        return False
+    return bool(single == number) or number != number
+
+
+def _text_decoder(column_type: ColumnType) -> Decode:
+    limit = column_type.characters_max
+    is_padded = column_type.kind is Kind.CHAR
+
+    def decode(kind: int, value: bytes) -> bytes:
+        if kind != STRING:
+            raise Misfit.of(kind, column_type.kind.value)
+        text = string_bytes(value)
+        if limit is not None and len(text) > limit:
+            # The server cuts trailing spaces off without a word; in a character(n) they mean nothing.
+            characters = string_text(value)
+            if len(characters.rstrip(" ") if is_padded else characters) > limit:
+                raise Misfit(f"a string longer than {limit} characters")
+        return len(text).to_bytes(4, "big") + text
+
+    return decode
+
+
+def _decode_bool(kind: int, value: bytes) -> bytes:
+    if kind != BOOL:
+        raise Misfit.of(kind, "boolean")
+    return b"\0\0\0\x01" + value
+
+
+def _decode_uuid(kind: int, value: bytes) -> bytes:
+    if kind == BINARY and value[4] == 4 and len(value) == 21:
+        return b"\0\0\0\x10" + value[5:]
+    raise Misfit.of(kind, "uuid unless it has subtype 4 and 16 bytes" if kind == BINARY else "uuid")
+
+
+def _decode_bytea(kind: int, value: bytes) -> bytes:
+    if kind == BINARY and value[4] == 0:
+        return (len(value) - 5).to_bytes(4, "big") + value[5:]
+    raise Misfit.of(kind, "bytea unless it has subtype 0" if kind == BINARY else "bytea")
+
+
+# ------------------------------------------------------------- quick values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedForm:
+    """How a value of fixed width is carried in one go with its neighbours, as texts of Python expressions.
+
+    `{v}` stands for the value. Where a condition does not hold, the value goes through its function.
+    """
+
+    pg_code: str
+    pg_width: int
+    bson_type: int
+    bson_prefix: bytes
+    """What stands before the value in BSON: a binary's length and subtype."""
+    bson_code: str
+    to_bson: str = "{v}"
+    to_bson_if: str = ""
+    to_pg: str = "{v}"
+    to_pg_if: str = ""
+
+
+_FIXED = {
+    # A number that is too large for its column makes `pack` raise, which sends the row the slow way.
+    Kind.INT2: FixedForm(pg_code="h", pg_width=2, bson_type=INT32, bson_prefix=b"", bson_code="i"),
+    Kind.INT4: FixedForm(pg_code="i", pg_width=4, bson_type=INT32, bson_prefix=b"", bson_code="i"),
+    Kind.INT8: FixedForm(pg_code="q", pg_width=8, bson_type=INT64, bson_prefix=b"", bson_code="q"),
+    Kind.FLOAT4: FixedForm(
+        pg_code="f", pg_width=4, bson_type=DOUBLE, bson_prefix=b"", bson_code="d", to_pg_if="is_real({v})"
+    ),
+    Kind.FLOAT8: FixedForm(pg_code="d", pg_width=8, bson_type=DOUBLE, bson_prefix=b"", bson_code="d"),
+    Kind.BOOL: FixedForm(pg_code="?", pg_width=1, bson_type=BOOL, bson_prefix=b"", bson_code="?"),
+    Kind.UUID: FixedForm(pg_code="16s", pg_width=16, bson_type=BINARY, bson_prefix=b"\x10\0\0\0\x04", bson_code="16s"),
+    Kind.DATE: FixedForm(
+        pg_code="i",
+        pg_width=4,
+        bson_type=0x09,
+        bson_prefix=b"",
+        bson_code="q",
+        to_bson=f"({{v}} + {EPOCH_DAYS}) * {DAY_MS}",
+        to_bson_if=f"{DAYS_MIN} <= {{v}} < {DAYS_END}",
+        to_pg=f"{{v}} // {DAY_MS} - {EPOCH_DAYS}",
+        to_pg_if=f"not {{v}} % {DAY_MS} and "
+        f"{(DAYS_MIN + EPOCH_DAYS) * DAY_MS} <= {{v}} < {(DAYS_END + EPOCH_DAYS) * DAY_MS}",
+    ),
+}
+
+
+def fixed_form(column_type: ColumnType) -> FixedForm | None:
+    """The quick form of a type whose values mostly have one width on both sides; None where there is none."""
+    if column_type.is_array:
+        return None
+    if column_type.kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ) and column_type.fraction_digits <= 3:
+        return _short_timestamp(10 ** (3 - column_type.fraction_digits))
+    return _FIXED.get(column_type.kind)
+
+
+def _short_timestamp(step_ms: int) -> FixedForm:
+    """A timestamp that has no more than milliseconds; an infinity is no multiple of 1000 and fails the test."""
+    return FixedForm(
+        pg_code="q",
+        pg_width=8,
+        bson_type=0x09,
+        bson_prefix=b"",
+        bson_code="q",
+        to_bson=f"{{v}} // 1000 + {EPOCH_MS}",
+        to_bson_if="not {v} % 1000",
+        to_pg=f"({{v}} - {EPOCH_MS}) * 1000",
+        to_pg_if=f"not {{v}} % {step_ms} and {TIMESTAMP_MS_MIN} <= {{v}} < {TIMESTAMP_MS_END}",
+    )

@@ -1,0 +1,1 @@
+"""PostgreSQL as a sink: the ledger, writes, and the schema before and after the load."""

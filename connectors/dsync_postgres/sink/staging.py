@@ -1,0 +1,141 @@
+"""Where rows wait that may be there already: a temporary table for each connection and target."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from psycopg import sql
+
+from dsync.sdk import errors
+from dsync_postgres.sink.targets import Connection, TargetTable
+
+# Each commit empties all of a session's ON COMMIT DELETE ROWS tables, whether they were used or not.
+_MOST_TABLES = 8
+_PLACE = "dsync_place"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A temporary table for some columns of one target."""
+
+    oid: int
+    """Of the target."""
+    columns: tuple[str, ...]
+    place: str
+    """The column that numbers the rows as they come; empty where nobody asks for their order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """A stage, and what has to run in the transaction that uses it."""
+
+    stage: Stage
+    name: str
+    is_new: bool
+    dropped: Stage | None
+    statements: tuple[sql.Composable, ...]
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """For SQL."""
+        return sql.Identifier("pg_temp", self.name)
+
+
+class Stages:
+    """The temporary tables of each connection; forgotten with it."""
+
+    def __init__(self) -> None:
+        self._tables: WeakKeyDictionary[Connection, OrderedDict[Stage, str]] = WeakKeyDictionary()
+
+    def plan(self, connection: Connection, table: TargetTable, columns: tuple[str, ...], *, ordered: bool) -> StagePlan:
+        """The stage for these columns, with the statements that make it where it is not there yet."""
+        stage = Stage(oid=table.oid, columns=columns, place=_free_name(columns) if ordered else "")
+        known = self._tables.setdefault(connection, OrderedDict())
+        if stage in known:
+            return StagePlan(stage=stage, name=known[stage], is_new=False, dropped=None, statements=())
+        dropped = next(iter(known)) if len(known) >= _MOST_TABLES else None
+        name = next(
+            name for number in range(_MOST_TABLES + 1) if (name := f"dsync_stage_{number}") not in known.values()
+        )
+        statements: list[sql.Composable] = []
+        if dropped is not None:
+            statements.append(sql.SQL("DROP TABLE {}").format(sql.Identifier("pg_temp", known[dropped])))
+        statements.append(_create(sql.Identifier("pg_temp", name), table, columns))
+        if stage.place:
+            # A default, because COPY numbers the rows as it reads them; a ctid does not tell their order.
+            statements.append(
+                sql.SQL("ALTER TABLE {} ADD COLUMN {} bigint GENERATED ALWAYS AS IDENTITY").format(
+                    sql.Identifier("pg_temp", name), sql.Identifier(stage.place)
+                )
+            )
+        return StagePlan(stage=stage, name=name, is_new=True, dropped=dropped, statements=tuple(statements))
+
+    def committed(self, connection: Connection, plan: StagePlan) -> None:
+        """Take note of what the committed transaction has made and dropped."""
+        known = self._tables.setdefault(connection, OrderedDict())
+        if plan.dropped is not None:
+            known.pop(plan.dropped, None)
+        known[plan.stage] = plan.name
+        known.move_to_end(plan.stage)
+
+
+def _create(name: sql.Identifier, table: TargetTable, columns: tuple[str, ...]) -> sql.Composed:
+    """As SELECT, which takes types, modifiers and collations over and neither constraints nor defaults."""
+    return sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA").format(
+        name, _listed(columns), table.identifier
+    )
+
+
+def _free_name(columns: tuple[str, ...]) -> str:
+    name = _PLACE
+    while name in columns:
+        name += "_"
+    return name
+
+
+def _listed(columns: tuple[str, ...]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, columns))
+
+
+def merge(plan: StagePlan, table: TargetTable) -> sql.Composed:
+    """INSERT the stage's rows by key; of several with one key the last one counts, where the stage knows the order.
+
+    Raises:
+        UnsupportedError: the target has no key, or one of its columns cannot be updated.
+    """
+    columns, key = plan.stage.columns, key_for(table, plan.stage.columns)
+    others = [name for name in columns if name not in key]
+    listed, keys = _listed(columns), _listed(key)
+    source = sql.SQL("SELECT {} FROM {}").format(listed, plan.identifier)
+    if plan.stage.place:
+        source = sql.SQL("SELECT DISTINCT ON ({}) {} FROM {} ORDER BY {}, {} DESC").format(
+            keys, listed, plan.identifier, keys, sql.Identifier(plan.stage.place)
+        )
+    assignments = [sql.SQL("{} = EXCLUDED.{}").format(sql.Identifier(name), sql.Identifier(name)) for name in others]
+    action = sql.SQL("UPDATE SET {}").format(sql.SQL(", ").join(assignments)) if others else sql.SQL("NOTHING")
+    return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE {} ON CONFLICT ({}) DO {}").format(
+        table.identifier, listed, source, keys, action
+    )
+
+
+def key_for(table: TargetTable, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """The key by which rows with these columns are written.
+
+    Raises:
+        UnsupportedError: there is none, or DO UPDATE cannot set one of the columns.
+    """
+    key = next((key for key in table.keys if set(key) <= set(columns)), ())
+    if not key:
+        raise errors.UnsupportedError(
+            f"writing {table.name} by key: it has no primary key or unique index over NOT NULL columns that are all "
+            "copied, so rows that are there already cannot be told apart; add one, or copy into an empty table"
+        )
+    fixed = [c.name for c in table.columns if c.identity_always and c.name in columns and c.name not in key]
+    if fixed:
+        raise errors.UnsupportedError(
+            f"writing {table.name} by key: column {fixed[0]} is GENERATED ALWAYS AS IDENTITY and not part of the key, "
+            "so no update can set it; ALTER COLUMN … SET GENERATED BY DEFAULT, or copy into an empty table"
+        )
+    return key

@@ -1,0 +1,236 @@
+"""Writing one page: the rows and the unit's ledger row in one transaction, in three round trips.
+
+The first message begins the transaction, looks at the ledger and opens the COPY; then come the rows; the last message
+moves the ledger row and commits. For a thread that owns the connection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import pq, sql
+
+from dsync.sdk import errors, failpoint, types
+from dsync_postgres.errors import describe, translate
+from dsync_postgres.sink import wire
+from dsync_postgres.sink.ledger import Guard, standing
+from dsync_postgres.sink.staging import StagePlan, Stages, key_for, merge
+from dsync_postgres.sink.targets import Connection, TargetTable
+
+# READ COMMITTED, so that the ledger's UPDATE sees what others have committed meanwhile; whether the transaction may
+# write stays as the server has it: a sink that was made read-only is not overruled.
+_BEGIN = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
+_COMMIT = sql.SQL("COMMIT")
+_AS_REPLICA = sql.SQL("SET LOCAL session_replication_role = replica")
+_FORMATS = {types.PageType.PG_COPY_BINARY: sql.SQL("binary"), types.PageType.PG_COPY_TEXT: sql.SQL("text")}
+_TRAILER = b"\xff\xff"
+
+_CHANGED = ("42P01", "42703", "3F000", "42P10")
+_MALFORMED_PAGE = "22P04"
+# A value that its type's binary input cannot read; the connection is fine.
+_MALFORMED_VALUE = "08P01"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """One page on its way into its table."""
+
+    table: TargetTable
+    columns: tuple[str, ...]
+    page_type: types.PageType
+    rows: int
+    body: types.Buffer
+    guard: Guard | None
+    """None: a coordinator that knows no ledger."""
+    as_replica: bool
+    """Triggers and foreign keys are kept from firing by session_replication_role."""
+
+    @property
+    def operation(self) -> str:
+        """For messages."""
+        return f"writing {self.table.name}"
+
+    def copy_into(self, table: sql.Identifier) -> sql.Composed:
+        """COPY of the columns in the page's format; no list where there are none, which means the same."""
+        listed = sql.SQL(" ({})").format(sql.SQL(", ").join(map(sql.Identifier, self.columns)))
+        return sql.SQL("COPY {}{} FROM STDIN (FORMAT {})").format(
+            table, listed if self.columns else sql.SQL(""), _FORMATS[self.page_type]
+        )
+
+
+class _WrittenBeforeError(Exception):
+    """The ledger has this very write."""
+
+
+def insert(connection: Connection, load: Load) -> int:
+    """COPY the page straight into its table, none of whose rows are there yet; returns the number of rows.
+
+    Repeatable where there is a ledger: what it has is not written again.
+
+    Raises:
+        RecordError: a row was refused; nothing of the page is there.
+        FencedError: another coordinator has the unit.
+    """
+    if not load.rows:
+        return _move_only(connection, load)
+    return _guarded(connection, load, lambda: _insert(connection, load))
+
+
+def upsert(connection: Connection, load: Load, stages: Stages) -> int:
+    """Write the page by key, through a stage; of several rows with one key the last one stays.
+
+    Raises:
+        UnsupportedError: the table has no key that ON CONFLICT could use.
+        RecordError, FencedError: as `insert`.
+    """
+    key_for(load.table, load.columns)
+    if not load.rows:
+        return _move_only(connection, load)
+    return _guarded(connection, load, lambda: _upsert(connection, load, stages))
+
+
+def _guarded(connection: Connection, load: Load, write: Callable[[], int]) -> int:
+    """Run `write`; whatever goes wrong, the ledger is asked first whether the page is there after all.
+
+    It may be: a message whose answer was lost is still carried out, and then meets its own repeat.
+    """
+    try:
+        return write()
+    except _WrittenBeforeError:
+        connection.rollback()
+        return load.rows
+    except psycopg.Error as exc:
+        if _is_written(connection, load):
+            return load.rows
+        raise _translated(exc, load) from exc
+
+
+def _is_written(connection: Connection, load: Load) -> bool:
+    if connection.pgconn.status != pq.ConnStatus.OK:
+        return False
+    connection.rollback()
+    return load.guard is not None and load.guard.is_repeat(standing(connection, load.guard))
+
+
+def _insert(connection: Connection, load: Load) -> int:
+    _require_end(load)
+    rows = wire.copy_in(
+        connection, [*_beginning(load), load.copy_into(load.table.identifier)], load.body, check=_ledger_check(load)
+    )
+    _require_count(connection, load, rows)
+    failpoint("sink.before_commit")
+    wire.execute(connection, _ending(load))
+    failpoint("sink.after_commit")
+    return rows
+
+
+def _upsert(connection: Connection, load: Load, stages: Stages) -> int:
+    _require_end(load)
+    try:
+        return _merge(connection, load, stages, stages.plan(connection, load.table, load.columns, ordered=False))
+    except psycopg.errors.CardinalityViolation:
+        # Two rows of the page have one key. That is rare, and numbering all rows for its sake costs time.
+        connection.rollback()
+        return _merge(connection, load, stages, stages.plan(connection, load.table, load.columns, ordered=True))
+
+
+def _merge(connection: Connection, load: Load, stages: Stages, plan: StagePlan) -> int:
+    # The stage is made before the role changes: nothing about it needs that.
+    rows = wire.copy_in(
+        connection,
+        [*_beginning(load), *plan.statements, load.copy_into(plan.identifier)],
+        load.body,
+        check=_ledger_check(load),
+    )
+    _require_count(connection, load, rows)
+    failpoint("sink.before_merge")
+    wire.execute(connection, [merge(plan, load.table), *_ending(load)])
+    failpoint("sink.after_merge")
+    stages.committed(connection, plan)
+    return rows
+
+
+def _move_only(connection: Connection, load: Load) -> int:
+    """A page without rows: only the ledger moves on."""
+    if load.guard is not None:
+        _guarded(connection, load, lambda: len(wire.execute(connection, [_BEGIN, *_ending(load)])))
+    return 0
+
+
+def _beginning(load: Load) -> list[sql.Composable]:
+    statements: list[sql.Composable] = [_BEGIN]
+    # First of all the ledger: its answer is the result that the check finds at this place.
+    if load.guard is not None:
+        statements.append(load.guard.look)
+    if load.as_replica:
+        statements.append(_AS_REPLICA)
+    return statements
+
+
+def _ending(load: Load) -> list[sql.Composable]:
+    if load.guard is None:
+        return [_COMMIT]
+    size_bytes = len(load.body) if load.rows else 0
+    return [load.guard.move(rows=load.rows, size_bytes=size_bytes), _COMMIT]
+
+
+def _ledger_check(load: Load) -> Callable[[Sequence[pq.abc.PGresult]], None]:
+    def check(results: Sequence[pq.abc.PGresult]) -> None:
+        if load.guard is not None and load.guard.is_repeat(_standing_in(results[1])):
+            raise _WrittenBeforeError
+
+    return check
+
+
+def _standing_in(result: pq.abc.PGresult) -> tuple[int, int, bytes] | None:
+    if not result.ntuples:
+        return None
+    fence, seq, cursor = (result.get_value(0, column) or b"" for column in range(3))
+    return int(fence), int(seq), bytes.fromhex(cursor[2:].decode())
+
+
+def _require_end(load: Load) -> None:
+    """COPY takes a binary stream that stops between two rows for a complete one."""
+    if load.page_type is types.PageType.PG_COPY_BINARY and bytes(load.body[-2:]) != _TRAILER:
+        raise errors.PluginBugError(f"{load.operation}: the page's COPY stream has no trailer, so it was cut short")
+
+
+def _require_count(connection: Connection, load: Load, rows: int) -> None:
+    if rows != load.rows:
+        connection.rollback()
+        raise errors.PluginBugError(
+            f"{load.operation}: a page said to have {load.rows} rows brought {rows}; nothing of it was kept. Either "
+            "the sender miscounted, or a trigger that always fires drops rows"
+        )
+
+
+def _translated(exc: psycopg.Error, load: Load) -> errors.DsyncError:
+    code = exc.sqlstate or ""
+    if code in _CHANGED:
+        return errors.NamespaceChangedError(
+            f"{load.operation}: {describe(exc)}; the table was dropped or altered since the flow began: undo that, or "
+            "start again with `dsync reset`"
+        )
+    if code == _MALFORMED_PAGE:
+        return errors.PluginBugError(f"{load.operation}: the page is not what COPY reads ({code}), a bug of its sender")
+    translated = translate(exc, load.operation)
+    if isinstance(translated, errors.RecordError) or code == _MALFORMED_VALUE:
+        return errors.RecordError(f"{load.operation}: {describe(exc)}{_place(exc, load)}")
+    return translated
+
+
+def _place(exc: psycopg.Error, load: Load) -> str:
+    """Which row of the page and which column, out of the server's context line; never the value that follows it."""
+    context = exc.diag.context or ""
+    relation = rf"(?:{re.escape(load.table.name.name)}|dsync_stage_\d)"
+    found = re.match(rf"COPY {relation}, line (\d+)", context)
+    if found is None or exc.diag.column_name:
+        return ""
+    rest = context[found.end() :]
+    # Names may contain what separates them from the value, so the longest known one that fits is taken.
+    names = [name for name in load.columns if rest.startswith(f", column {name}")]
+    column = f", column {max(names, key=len)}" if names else ""
+    return f" in row {found.group(1)} of the page{column}"

@@ -1,0 +1,209 @@
+"""What `doctor` says about a source: what would stop a copy or make it smaller, and what a person should know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from dsync.sdk import types
+from dsync_postgres.documents import unsupported_columns
+from dsync_postgres.errors import translating
+from dsync_postgres.pooler import Pooling, find_pooling
+from dsync_postgres.schema import (
+    ExtensionFacts,
+    ServerFacts,
+    TableFacts,
+    TableName,
+    TypeFacts,
+    count_large_objects,
+    read_extensions,
+    read_server,
+    read_tables,
+    read_types,
+    source_findings,
+)
+from dsync_postgres.schema.findings import info, stop, warn
+from dsync_postgres.sessions import Connection, Sessions, begin_reading
+from dsync_postgres.source.describe import is_copied, key_of, page_types, table_findings
+from dsync_postgres.source.description import DIALECT, Describer, major_of
+
+_OLDEST_MAJOR, _NEWEST_MAJOR = 14, 18
+# A transaction that is so many others old makes `resume_plan` doubt rows that the copy has seen.
+_OLD_TRANSACTIONS = 100_000
+_MOST_COLUMNS = 5
+
+Tables = Mapping[TableName, TableFacts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What one look at the source gives."""
+
+    server: ServerFacts
+    tables: Tables
+    kinds: Mapping[int, TypeFacts]
+    extensions: Mapping[str, ExtensionFacts]
+    large_objects: int
+    event_triggers: int
+    transactions_behind: int
+    """How many transactions ago the oldest one that still runs began."""
+
+
+async def check_source(
+    sessions: Sessions, describer: Describer, request: types.CheckRequest
+) -> tuple[types.Finding, ...]:
+    """Look at everything at once; `request.namespaces` none: the whole database is to be copied."""
+    facts = await sessions.run("checking the source", _look)
+    pooling = await find_pooling(sessions)
+    chosen = [
+        table for name, table in facts.tables.items() if not request.namespaces or name.namespace in request.namespaces
+    ]
+    found = [
+        *_server_findings(facts.server),
+        *_pooler_findings(pooling),
+        *_activity_findings(facts),
+        *source_findings(facts.extensions, facts.large_objects, whole_database=not request.namespaces),
+        *table_findings(chosen),
+    ]
+    if request.peer_db_type == DIALECT:
+        choice = await describer.choose_tool(facts.server.major, major_of(request.peer_version))
+        found += [choice.finding] if choice.finding is not None else []
+        found += _text_findings(chosen, facts, major_of(request.peer_version))
+    elif request.peer_db_type:
+        found += _document_findings(chosen)
+    return tuple(found)
+
+
+def _look(connection: Connection) -> _Facts:
+    with translating("checking the source"):
+        begin_reading(connection, "")
+        try:
+            row = connection.execute(
+                "SELECT (SELECT count(*) FROM pg_event_trigger), pg_snapshot_xmax(s)::text::int8"
+                " - pg_snapshot_xmin(s)::text::int8 FROM pg_current_snapshot() s"
+            ).fetchone()
+            assert row is not None, "a function in FROM gives one row"
+            return _Facts(
+                server=read_server(connection),
+                tables=read_tables(connection),
+                kinds=read_types(connection),
+                extensions=read_extensions(connection),
+                large_objects=count_large_objects(connection),
+                event_triggers=row[0],
+                transactions_behind=row[1],
+            )
+        finally:
+            connection.rollback()
+
+
+def _server_findings(server: ServerFacts) -> Iterator[types.Finding]:
+    if server.major < _OLDEST_MAJOR:
+        yield stop(
+            "server-version",
+            f"PostgreSQL {server.version}",
+            f"versions before {_OLDEST_MAJOR} cannot be read in ranges",
+            "upgrade the server, or copy with pg_dump",
+        )
+    elif server.major > _NEWEST_MAJOR:
+        yield warn(
+            "server-version", f"PostgreSQL {server.version}", f"dsync was not tried on versions after {_NEWEST_MAJOR}"
+        )
+    if server.encoding == "SQL_ASCII":
+        yield warn(
+            "sql-ascii",
+            server.database,
+            "the database does not know the encoding of its text; a sink refuses what is not valid there",
+            "find out what encoding it is, and convert what is not",
+        )
+    if server.is_standby:
+        yield info(
+            "standby",
+            server.database,
+            "the source is a standby: replay may cancel reads, which are repeated, or end the snapshot",
+            "set hot_standby_feedback = on or raise max_standby_streaming_delay there while copying",
+        )
+
+
+def _pooler_findings(pooling: Pooling) -> Iterator[types.Finding]:
+    if pooling is Pooling.TRANSACTION:
+        yield stop(
+            "transaction-pooler",
+            "connection",
+            "a pooler hands transactions of one connection to different servers, so settings and snapshots are lost",
+            "use the server's own address and port, or a pool in session mode",
+        )
+    elif pooling is Pooling.UNKNOWN:
+        yield warn(
+            "pooler",
+            "connection",
+            "something between here and the server answers in its place; it has to keep one server for each connection",
+            "use the server's own address and port, or a pool in session mode",
+        )
+
+
+def _activity_findings(facts: _Facts) -> Iterator[types.Finding]:
+    if facts.transactions_behind > _OLD_TRANSACTIONS:
+        yield warn(
+            "old-transaction",
+            facts.server.database,
+            f"a transaction has been open for {facts.transactions_behind:,} others; should the copy be interrupted, "
+            "what was written since counts as changed",
+            "end it: see pg_stat_activity and pg_prepared_xacts for the oldest one",
+        )
+    yield info(
+        "xmin-held",
+        facts.server.database,
+        "while the copy runs VACUUM keeps every row version that its snapshot sees",
+        "watch the growth of tables that are much updated",
+    )
+    if facts.event_triggers:
+        yield info(
+            "event-triggers",
+            facts.server.database,
+            f"{facts.event_triggers} event triggers; only a superuser can create them at the sink",
+        )
+
+
+def _text_findings(tables: list[TableFacts], facts: _Facts, peer_major: int) -> Iterator[types.Finding]:
+    for table in tables:
+        if not (is_copied(table) and table.has_rows):
+            continue
+        columns = [
+            column
+            for column in table.columns
+            if not column.generated
+            and types.PageType.PG_COPY_BINARY
+            not in page_types(column, facts.kinds.get(column.type_oid), major=facts.server.major, peer_major=peer_major)
+        ]
+        if columns:
+            named = ", ".join(f"{column.name} ({column.type})" for column in columns[:_MOST_COLUMNS])
+            yield info(
+                "text-copy",
+                table.name.namespace,
+                f"travels as text, at about two thirds of the speed, for the sake of {named}",
+            )
+
+
+def _document_findings(tables: list[TableFacts]) -> Iterator[types.Finding]:
+    for table in tables:
+        if not (is_copied(table) and table.has_rows):
+            continue
+        key = key_of(table)
+        columns = [
+            types.Column(
+                name=column.name,
+                type=column.type,
+                key_position=key.index(column.name) + 1 if column.name in key else 0,
+            )
+            for column in table.columns
+            if not column.generated
+        ]
+        unsupported = unsupported_columns(columns)
+        if unsupported:
+            named = ", ".join(f"{name} ({printed})" for name, printed in unsupported[:_MOST_COLUMNS])
+            yield stop(
+                "no-document-form",
+                table.name.namespace,
+                f"columns have no form that the sink understands yet: {named}",
+                "choose the other tables with -n",
+            )
