@@ -66,9 +66,11 @@ _CHECK_CLIENT = b"SET client_connection_check_interval = '5s'"
 class Session:
     """One connection, in autocommit mode, for one piece of work at a time."""
 
-    def __init__(self, connection: Connection, executor: ThreadPoolExecutor) -> None:
+    def __init__(self, connection: Connection, name: str, executor: ThreadPoolExecutor) -> None:
         self.connection = connection
         """For `run`; never touched from the event loop."""
+        self.name = name
+        """What pg_stat_activity calls it."""
         self.pid = connection.pgconn.backend_pid
         """The backend's process id at the server."""
         self._executor = executor
@@ -211,13 +213,14 @@ class Sessions:
         except asyncio.CancelledError:
             future.add_done_callback(_close_latecomer)
             raise
-        return Session(connection, self._executor)
+        return Session(connection, name, self._executor)
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[Session]:
         """Lend a session of the pool; waits where all of them are lent."""
         session = await self._take()
         try:
+            await self._rename(session)
             yield session
         finally:
             await asyncio.shield(self._give_back(session))
@@ -238,6 +241,14 @@ class Sessions:
         async with self.lease() as session:
             await session.run("opening a read-only transaction", lambda connection: begin_reading(connection, name))
             yield session
+
+    async def _rename(self, session: Session) -> None:
+        """Give a session that was opened before its flow was known the flow's name, by which a later life ends it."""
+        name = self.application_name("work")
+        if session.name != name:
+            statement = f"SET application_name = '{name}'".encode()
+            await session.run("naming a session", lambda connection: connection.execute(statement))
+            session.name = name
 
     async def _take(self) -> Session:
         while True:

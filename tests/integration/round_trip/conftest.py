@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.integration.round_trip.running import Copier
 from tests.support.databases import Database, DatabaseFactory
+
+# `pytest tests/integration/round_trip --hypothesis-profile=thorough`: new examples every time, for some minutes.
+settings.register_profile("thorough", max_examples=150, deadline=None, print_blob=True)
 
 
 @pytest.fixture

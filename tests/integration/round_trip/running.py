@@ -69,12 +69,15 @@ class Copier:
     sink: Database
     state: Path
     options: dict[str, Any] = field(default_factory=dict)
+    source_uri: str = ""
+    """As whom to read, where not as superuser."""
+    sink_uri: str = ""
 
     async def __call__(self, **options: Any) -> Copied:
         """Copy in this process with `--verify`, unless the options say otherwise; raises what the run raises."""
         request = SyncRequest(
-            source=self.source.uri,
-            sink=self.sink.uri,
+            source=self.source_uri or self.source.uri,
+            sink=self.sink_uri or self.sink.uri,
             state=str(self.state),
             **{"attach": "inline", "verify": True, **self.options, **options},
         )

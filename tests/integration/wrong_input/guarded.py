@@ -20,8 +20,11 @@ from dsync.state import FlowSummary, StateMissingError, Store
 from tests.integration.cli.running import Dsync, Ended, Running
 from tests.support.databases import Database
 
-CANARY = "k4n@rienvogel/7 ß"
-"""The password of every role that these tests connect with; the characters are those that need quoting."""
+CANARY = f"k4n@rienvogel/{os.getpid()} ß"
+"""The password of every role that these tests connect with; the characters are those that need quoting.
+
+Each test process has its own: what another one has just typed is not this one's leak.
+"""
 
 _FORMS = tuple(text.encode() for text in (CANARY, quote(CANARY, safe=""), quote(CANARY)))
 _EVERY_S = 0.05

@@ -44,7 +44,7 @@ COPY = ("--mode", "copy")
         (("sync", "oracle://h/db", "{door}", *COPY), ("source", "oracle://", "postgresql://", "dsync connectors list")),
         (("sync", "{door}", "mysql://u:pw@h/db", *COPY), ("sink", "mysql://", "postgresql://")),
         (("sync", "{door}?wibble=1", "{door}", *COPY), ("source", "'wibble'", "dsync connectors show postgres")),
-        (("sync", "{door}", "{door}?partition_bytes=many", *COPY), ("sink", "partition_bytes")),
+        (("sync", "random://made-up", "{door}?partition_bytes=many", *COPY), ("sink", "partition_bytes")),
         (("sync", "random://?wobble=1", "{door}", *COPY), ("source", "'wobble'", "dsync connectors show random")),
         (("sync", "shop", "{door}", *COPY), ("source", "scheme://", "env:NAME")),
         (("sync", "{door}", "env:NOT_SET", *COPY), ("sink", "NOT_SET", "not set")),
