@@ -206,8 +206,10 @@ def _pss_bytes(pid: int) -> int:
 def _page_folder(pid: int) -> Path | None:
     """The folder in shared memory that this process keeps locked for pages."""
     try:
-        targets = [os.readlink(entry.path) for entry in os.scandir(_PROC / str(pid) / "fd")]
+        with os.scandir(_PROC / str(pid) / "fd") as entries:
+            targets = [os.readlink(entry.path) for entry in entries]
     except OSError:
+        # It has just ended, or a descriptor was closed while we looked.
         return None
     return next((Path(to).parent for to in targets if to.startswith("/dev/shm/") and to.endswith("owner.lock")), None)
 
@@ -215,8 +217,9 @@ def _page_folder(pid: int) -> Path | None:
 def _folder_bytes(folder: Path) -> int:
     total = 0
     try:
-        for entry in os.scandir(folder):
-            total += entry.stat().st_blocks * 512
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                total += entry.stat().st_blocks * 512
     except OSError:
         # A page was removed while we looked.
         return total

@@ -73,6 +73,10 @@ def _naming(role: Role) -> Iterator[None]:
         raise type(exc)(f"{role.name.lower()}: {exc}") from exc
 
 
+async def _at_once() -> None:
+    """There is no other end to wait for."""
+
+
 @asynccontextmanager
 async def open_connector(
     reference: str,
@@ -82,8 +86,12 @@ async def open_connector(
     runtime: Path,
     redactor: Redactor | None = None,
     on_event: Callable[[PluginEvent], None] = lambda _: None,
+    before_contact: Callable[[], Awaitable[object]] = _at_once,
 ) -> AsyncIterator[tuple[End, OpenEndpoint]]:
-    """One end, started and asked who it is: the first contact fails within 10 s where its server is down."""
+    """One end, started and asked who it is: the first contact fails within 10 s where its server is down.
+
+    `before_contact` is awaited when reference and options have been found right, and no server has been asked.
+    """
     settings = OpenOptions(attach=request.attach, allow_plaintext=request.allow_plaintext)
     endpoint = open_endpoint(
         reference,
@@ -97,6 +105,7 @@ async def open_connector(
     async with AsyncExitStack() as stack:
         with _naming(role):
             opened = await stack.enter_async_context(endpoint)
+        await before_contact()
         try:
             async with asyncio.timeout(FIRST_CONTACT_S):
                 end = await End.meet(opened.connector, role)
@@ -125,10 +134,18 @@ async def opening(
         if request.attach == "process":
             pages = stack.enter_context(page_store(runtime, need_bytes=_PAGES_NEED_BYTES))
         leaving = asyncio.Event()
+        # A request that is wrong at one end contacts neither.
+        both_right = asyncio.Barrier(2)
 
         async def hold(reference: str, role: Role, ready: asyncio.Future[tuple[End, OpenEndpoint]]) -> None:
             async with open_connector(
-                reference, role, request, runtime=runtime, redactor=redactor, on_event=on_event
+                reference,
+                role,
+                request,
+                runtime=runtime,
+                redactor=redactor,
+                on_event=on_event,
+                before_contact=both_right.wait,
             ) as opened:
                 ready.set_result(opened)
                 await leaving.wait()

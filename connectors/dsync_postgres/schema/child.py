@@ -49,7 +49,9 @@ async def run_child(argv: Sequence[str], *, environment: Mapping[str, str], most
     Raises:
         CapacityError: it wrote more than `most_bytes`.
     """
-    process = await asyncio.create_subprocess_exec(
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.subprocess_exec(
+        lambda: asyncio.subprocess.SubprocessStreamProtocol(limit=_CHUNK_BYTES, loop=loop),
         *_tied_to_us(argv),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -57,6 +59,7 @@ async def run_child(argv: Sequence[str], *, environment: Mapping[str, str], most
         env=dict(environment),
         start_new_session=True,
     )
+    process = asyncio.subprocess.Process(transport, protocol, loop)
     assert process.stdout is not None
     assert process.stderr is not None
     try:
@@ -69,6 +72,8 @@ async def run_child(argv: Sequence[str], *, environment: Mapping[str, str], most
         raise failures.exceptions[0] from None
     finally:
         await asyncio.shield(_end(process))
+        # What was not read to its end keeps its pipe, also when the process is gone.
+        transport.close()
     return ChildResult(exit_code=code, output=output.result(), complaints=complaints.result())
 
 
