@@ -40,7 +40,7 @@ async def test_no_end_is_contacted_where_the_other_turns_out_wrong_later(monkeyp
 
     monkeypatch.setattr(ends, "open_endpoint", open_slowly)
 
-    with pytest.raises(RequestError, match="^sink: 'wibble'"):
+    with pytest.raises(RequestError, match=r"^sink: 'wibble'"):
         async with ends.meet(EndsRequest(source="right", sink="wrong", attach="inline")):
             pytest.fail("there is no sink")
 
