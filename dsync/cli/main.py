@@ -51,6 +51,11 @@ def execute(
         on_ready()
         settings.hide(secrets)
         _refuse_windows()
+        if "_DSYNC_COMPLETE" in os.environ:
+            # A shell asks what to offer; click answers it, and ends this process.
+            from dsync.cli.shells import register
+
+            register()
         outcome = dsync.main(args=list(arguments), prog_name="dsync", standalone_mode=False, obj=settings)
         if isinstance(outcome, Answer) and not outcome.is_printed:
             print_answer(outcome, settings)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dsync.cli.completing import complete_files, complete_flows
 from dsync.cli.settings import Settings
 from dsync.cli.sizes import KIB, MIB, parse_size, size_text
 
@@ -53,6 +54,7 @@ def state_option() -> Callable[[Any], Any]:
         "--state",
         metavar="URL",
         default="",
+        shell_complete=complete_files,
         help="Where flows are remembered: sqlite:///PATH or a path. [default: the XDG state directory]",
     )
 
@@ -115,7 +117,13 @@ def flow_options() -> Callable[[Any], Any]:
             type=click.Choice(["copy", "full", "stream"]),
             help="What to do: copy once; full and stream come with a later version.",
         ),
-        click.option("--flow", metavar="NAME", default="", help="Name the flow; later the name alone finds it."),
+        click.option(
+            "--flow",
+            metavar="NAME",
+            default="",
+            shell_complete=complete_flows,
+            help="Name the flow; later the name alone finds it.",
+        ),
         state_option(),
         parallel_option(),
         click.option(

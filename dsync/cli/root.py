@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 import click
 
 from dsync.cli.command import everywhere
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "sync": ("sync", "Copy SOURCE to SINK, going on where an earlier run was cut off."),
@@ -19,6 +23,7 @@ COMMANDS = {
     "serve": ("serve", "Run a connector for coordinators on other machines."),
     "connectors": ("connectors", "List the connectors and their options."),
     "quickstart": ("quickstart", "Try it: two PostgreSQL servers, a shop copied and verified."),
+    "completion": ("completion", "Print the script that makes a shell complete `dsync`."),
 }
 """Name → module in `dsync.cli.commands` and the line that `dsync --help` shows, which needs no import."""
 
@@ -36,6 +41,14 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(f"dsync.cli.commands.{module}"), cmd_name)
         assert isinstance(command, click.Command), f"{module} has no command {cmd_name}"
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """From the table above; click would import every command to ask for its first line."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete[:1] == "-":
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(name, help=said) for name, (_, said) in COMMANDS.items() if name.startswith(incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -8,6 +8,7 @@ import click
 
 from dsync.cli.answer import Answer
 from dsync.cli.command import DsyncCommand, everywhere
+from dsync.cli.completing import complete_connectors
 from dsync.cli.text import columns, counted
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def list_() -> Answer:
 
 
 @connectors.command("show", cls=DsyncCommand, short_help="Show the options of one connector.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_connectors)
 def show(name: str) -> Answer:
     """Show the options of the connector NAME: query parameters of its URI, or keys beside `uri` in a flow file."""
     from dsync.app.connectors import show_connector

@@ -8,6 +8,7 @@ import click
 
 from dsync.cli.answer import Answer
 from dsync.cli.command import DsyncCommand
+from dsync.cli.completing import complete_endpoints
 from dsync.cli.findings import finding_json, render_findings, summarize, unique
 from dsync.cli.options import flow_options, require_copy_mode, sync_request
 from dsync.cli.settings import Settings
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @click.command("doctor", cls=DsyncCommand, short_help="Find what would stop a sync or lose data, and say what to do.")
-@click.argument("source", required=False, metavar="SOURCE")
-@click.argument("sink", required=False, metavar="[SINK]")
+@click.argument("source", required=False, metavar="SOURCE", shell_complete=complete_endpoints)
+@click.argument("sink", required=False, metavar="[SINK]", shell_complete=complete_endpoints)
 @flow_options()
 @click.option("--strict", is_flag=True, help="Exit 3 for a warning, too.")
 @click.pass_context

@@ -8,6 +8,7 @@ import click
 
 from dsync.cli.answer import Answer
 from dsync.cli.command import DsyncCommand
+from dsync.cli.completing import complete_endpoints
 from dsync.cli.findings import finding_json, render_findings, summarize, unique
 from dsync.cli.options import again_option, flow_options, require_copy_mode, require_ends, sync_request
 from dsync.cli.settings import Settings
@@ -20,8 +21,8 @@ _NAMED = 60
 
 
 @click.command("plan", cls=DsyncCommand, short_help="Show what a sync would do, and change nothing.")
-@click.argument("source", required=False, metavar="SOURCE")
-@click.argument("sink", required=False, metavar="SINK")
+@click.argument("source", required=False, metavar="SOURCE", shell_complete=complete_endpoints)
+@click.argument("sink", required=False, metavar="SINK", shell_complete=complete_endpoints)
 @flow_options()
 @again_option()
 @click.option("--ddl", is_flag=True, help="Print every statement that would create something at the sink.")

@@ -9,6 +9,7 @@ import click
 
 from dsync.cli.answer import Answer, write
 from dsync.cli.command import DsyncCommand
+from dsync.cli.completing import complete_endpoints, complete_flows
 from dsync.cli.options import attach_options, confirm, state_option
 from dsync.cli.settings import Settings
 from dsync.cli.text import counted, duration
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
 
 
 @click.command("reset", cls=DsyncCommand, short_help="Forget a flow: its state here and its ledger at the sink.")
-@click.argument("flow", required=False, metavar="[FLOW]")
+@click.argument("flow", required=False, metavar="[FLOW]", shell_complete=complete_flows)
 @click.option(
     "--sink",
     metavar="URI",
+    shell_complete=complete_endpoints,
     help="How the sink is reached, where the state keeps no password; also asks a sink whose state was lost.",
 )
 @state_option()

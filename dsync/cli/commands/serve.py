@@ -9,6 +9,7 @@ import click
 
 from dsync.cli.answer import Answer, print_answer
 from dsync.cli.command import DsyncCommand
+from dsync.cli.completing import complete_endpoints, complete_files
 from dsync.cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -16,14 +17,23 @@ if TYPE_CHECKING:
 
 
 @click.command("serve", cls=DsyncCommand, short_help="Run a connector for coordinators on other machines.")
-@click.argument("uri")
+@click.argument("uri", shell_complete=complete_endpoints)
 @click.option("--listen", metavar="ADDR", required=True, help="HOST:PORT to listen on; port 0 takes a free one.")
-@click.option("--tls-cert", metavar="FILE", default="", help="The server's certificate chain, PEM.")
-@click.option("--tls-key", metavar="FILE", default="", help="The private key of that certificate, PEM.")
+@click.option(
+    "--tls-cert", metavar="FILE", default="", shell_complete=complete_files, help="The server's certificate chain, PEM."
+)
+@click.option(
+    "--tls-key",
+    metavar="FILE",
+    default="",
+    shell_complete=complete_files,
+    help="The private key of that certificate, PEM.",
+)
 @click.option(
     "--client-ca",
     metavar="FILE",
     default="",
+    shell_complete=complete_files,
     help="Let in only clients with a certificate of this authority, PEM.",
 )
 @click.option(

@@ -8,6 +8,7 @@ import click
 
 from dsync.cli.answer import Answer
 from dsync.cli.command import DsyncCommand
+from dsync.cli.completing import complete_flows
 from dsync.cli.options import state_option
 from dsync.cli.settings import Settings
 from dsync.cli.text import columns, counted, duration, indented, moment
@@ -20,7 +21,7 @@ _NAMED = 40
 
 
 @click.command("status", cls=DsyncCommand, short_help="Show how far a flow has come, and how it goes on.")
-@click.argument("flow", required=False, metavar="[FLOW]")
+@click.argument("flow", required=False, metavar="[FLOW]", shell_complete=complete_flows)
 @state_option()
 @click.pass_obj
 def status(settings: Settings, flow: str | None, state: str) -> Answer:

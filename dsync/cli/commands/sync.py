@@ -9,6 +9,7 @@ import click
 
 from dsync.cli.answer import Answer
 from dsync.cli.command import DsyncCommand
+from dsync.cli.completing import complete_endpoints
 from dsync.cli.options import (
     again_option,
     confirm,
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 
 @click.command("sync", cls=DsyncCommand, short_help="Copy SOURCE to SINK, going on where an earlier run was cut off.")
-@click.argument("source", required=False, metavar="SOURCE")
-@click.argument("sink", required=False, metavar="SINK")
+@click.argument("source", required=False, metavar="SOURCE", shell_complete=complete_endpoints)
+@click.argument("sink", required=False, metavar="SINK", shell_complete=complete_endpoints)
 @flow_options()
 @again_option()
 @click.option("--verify", is_flag=True, help="Compare both ends when the copy is done, under the copy's own snapshot.")

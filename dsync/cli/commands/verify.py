@@ -8,6 +8,7 @@ import click
 
 from dsync.cli.answer import Answer
 from dsync.cli.command import DsyncCommand
+from dsync.cli.completing import complete_endpoints, complete_ends
 from dsync.cli.options import flow_options, progress_option, require_copy_mode
 from dsync.cli.settings import Settings
 
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
 
 
 @click.command("verify", cls=DsyncCommand, short_help="Compare two databases, or both ends of a flow, row by row.")
-@click.argument("ends", metavar="SOURCE SINK | FLOW", nargs=-1)
+@click.argument("ends", metavar="SOURCE SINK | FLOW", nargs=-1, shell_complete=complete_ends)
 @click.option(
-    "--source", metavar="URI", help="With FLOW: how its source is reached, where the state keeps no password."
+    "--source",
+    metavar="URI",
+    shell_complete=complete_endpoints,
+    help="With FLOW: how its source is reached, where the state keeps no password.",
 )
-@click.option("--sink", metavar="URI", help="With FLOW: how its sink is reached.")
+@click.option("--sink", metavar="URI", shell_complete=complete_endpoints, help="With FLOW: how its sink is reached.")
 @flow_options()
 @click.option("--quick", is_flag=True, help="Compare the numbers of rows only.")
 @click.option(
