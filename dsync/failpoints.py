@@ -1,6 +1,6 @@
 """Named points at which a test can make a process die, fail or wait: `DSYNC_FAIL=name:action@n`, comma-separated.
 
-Actions: `exit` (as kill -9 would: no clean-up), `stop` (SIGSTOP to itself, at that very point), `raise`, `delay=SECONDS`. `@n` means the
+Actions: `exit` (as kill -9 would: no clean-up), `stop` (SIGSTOP to itself), `raise`, `delay=SECONDS`. `@n` means the
 n-th time that a process reaches the point (1 where it is not given), `@*` every time. A process that is started again
 counts anew: with `DSYNC_FAIL_ONCE=DIRECTORY` a point acts once over all processes that share the directory, which has
 a file of its name afterwards. Without `DSYNC_FAIL` a point costs one comparison.
