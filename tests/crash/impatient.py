@@ -1,17 +1,23 @@
-"""The `dsync` command with short leases, and with little patience for plug-ins that say nothing.
+"""The `dsync` command in a hurry: what takes half a minute in earnest takes a second or two, and is the same otherwise.
 
-A script for child processes: what takes half a minute in earnest takes two seconds here, and is the same otherwise.
+A script for child processes; its first argument says what is short, as in `lease,grace`:
+
+- lease: a coordinator that does not renew its lease loses it after two seconds,
+- answers: a plug-in that says nothing for two seconds is replaced,
+- grace: a plug-in that does not end within a second when it is asked to is killed.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 
 from dsync.app import ends, sync
 from dsync.cli.main import main
 from dsync.plugins.supervision import Patience
 
 LEASE_S = 2.0
+GRACE_S = 1.0
 PATIENCE = Patience(ask_every_s=1.0, answer_within_s=1.0)
 
 
@@ -21,6 +27,11 @@ def shorten(module: object, name: str, **settings: object) -> None:
 
 
 if __name__ == "__main__":
-    shorten(sync, "acquire", ttl_s=LEASE_S)
-    shorten(ends, "OpenOptions", patience=PATIENCE)
+    short = sys.argv.pop(1).split(",")
+    if "lease" in short:
+        shorten(sync, "acquire", ttl_s=LEASE_S)
+    if "answers" in short:
+        shorten(ends, "OpenOptions", patience=PATIENCE)
+    if "grace" in short:
+        shorten(ends, "OpenOptions", grace_s=GRACE_S)
     main()

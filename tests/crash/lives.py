@@ -109,16 +109,32 @@ class Life:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def wait_for_log(self, text: str, *, timeout_s: float = 60.0) -> None:
-        """Wait until the log has that text, or fail where the command ends before."""
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the coordinator has been stopped by a signal, and not continued."""
+        return self.is_running and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+
+    def wait_until_stopped(self) -> None:
+        """Wait until the coordinator has been stopped, or fail where the command ends before."""
+        wait_for(
+            lambda: self.is_stopped or not self.is_running,
+            timeout_s=60,
+            what=lambda: f"a coordinator that stands still:\n{self.log[-4000:]}",
+        )
+        assert self.is_running, f"the command ended before it was stopped:\n{self.log[-6000:]}"
+
+    def comes_to(self, text: str, *, timeout_s: float = 60.0) -> bool:
+        """Wait until the log has that text; False where the command ends before."""
         wait_for(
             lambda: text in self.log or not self.is_running,
             timeout_s=timeout_s,
             what=lambda: f"{text!r} in the log:\n{self.log[-4000:]}",
         )
-        assert text in self.log, (
-            f"the command ended before it logged {text!r}:\n{self._output.read_text()}{self.log[-6000:]}"
-        )
+        return text in self.log
+
+    def wait_for_log(self, text: str) -> None:
+        """Wait until the log has that text, or fail where the command ends before."""
+        assert self.comes_to(text), f"the command ended before it logged {text!r}:\n{self.log[-6000:]}"
 
     def plugins(self) -> list[psutil.Process]:
         """The processes of the plug-ins, those that have ended not among them."""
@@ -186,14 +202,14 @@ class Flow:
         *arguments: str,
         fail: str = "",
         once: bool = False,
-        impatient: bool = False,
+        short: str = "",
         state: Path | None = None,
         environment: dict[str, str] | None = None,
     ) -> Life:
-        """Begin a life. `impatient`: leases and plug-ins that say nothing are given up after two seconds."""
+        """Begin a life. `short`: what takes long in earnest and is short here, as `impatient.py` names it."""
         number = len(self.lives) + 1
         output, log = self.directory / f"{number}.out", self.directory / f"{number}.log"
-        command = [sys.executable, str(_IMPATIENT)] if impatient else [str(COMMAND)]
+        command = [sys.executable, str(_IMPATIENT), short] if short else [str(COMMAND)]
         command += ["sync", self.source_uri, self.sink_uri, "--mode", "copy", "--state", str(state or self.state)]
         command += ["--page-bytes", str(self.page_bytes), "--parallel", str(self.parallel)]
         command += ["--json", "--progress", "plain", "--log-format", "json", "-v", *self.arguments, *arguments]

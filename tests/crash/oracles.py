@@ -165,12 +165,12 @@ def sessions(flow: Flow) -> list[str]:
 
 def check_repeat_moves_nothing(flow: Flow, ending: Ending) -> None:
     """The same command again says when it was done, and touches no row (O5)."""
-    before = _places(flow.sink)
+    before = row_places(flow.sink)
     outcome = repeat(flow)
     assert outcome.result is None
     assert outcome.exit_code == ending.exit_code
     assert outcome.run.run == ending.result["run"]
-    assert _places(flow.sink) == before
+    assert row_places(flow.sink) == before
 
 
 def repeat(flow: Flow) -> SyncOutcome:
@@ -189,7 +189,7 @@ def _ignore(event: Event) -> None:
     """Nobody looks."""
 
 
-def _places(database: Database) -> dict[str, int]:
+def row_places(database: Database) -> dict[str, int]:
     """Where each row lies, and which transaction has written it."""
     return {name: database.value(_PLACES.format(name).encode()) for name in ALL}  # type: ignore[arg-type]
 

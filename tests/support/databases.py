@@ -55,13 +55,13 @@ class Database:
 
     def owner_uri(self) -> str:
         """Return the URI of a new role that owns this database and is nothing else, as managed services give."""
-        role = self._new_role("owner")
+        role = self.new_role("owner")
         self.run(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(self.name), sql.Identifier(role)))
         return self.server.uri(self.name, user=role)
 
     def reader_uri(self, *, replication: bool = False) -> str:
         """Return the URI of a new role that may SELECT from every table there is now, and do nothing else."""
-        role = self._new_role("reader", attributes="LOGIN REPLICATION" if replication else "LOGIN")
+        role = self.new_role("reader", attributes="LOGIN REPLICATION" if replication else "LOGIN")
         with self.connect() as connection:
             schemas = connection.execute(
                 "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
@@ -81,7 +81,8 @@ class Database:
             for role in self._roles:
                 connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
-    def _new_role(self, kind: str, *, attributes: LiteralString = "LOGIN") -> str:
+    def new_role(self, kind: str, *, attributes: LiteralString = "LOGIN") -> str:
+        """Make a role that is dropped with this database, and return its name."""
         role = f"{kind}_{self.name}"
         self.server.create_role(role, attributes=attributes)
         self._roles.append(role)

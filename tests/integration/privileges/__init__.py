@@ -1,0 +1,1 @@
+"""Without superuser: what works, and what is said of the rest."""
