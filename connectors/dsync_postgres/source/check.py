@@ -11,12 +11,14 @@ from dsync_postgres.errors import translating
 from dsync_postgres.pooler import Pooling, find_pooling
 from dsync_postgres.schema import (
     ExtensionFacts,
+    SequenceFacts,
     ServerFacts,
     TableFacts,
     TableName,
     TypeFacts,
     count_large_objects,
     read_extensions,
+    read_sequences,
     read_server,
     read_tables,
     read_types,
@@ -31,6 +33,7 @@ _OLDEST_MAJOR, _NEWEST_MAJOR = 14, 18
 # A transaction that is so many others old makes `resume_plan` doubt rows that the copy has seen.
 _OLD_TRANSACTIONS = 100_000
 _MOST_COLUMNS = 5
+_WITHOUT_UNLOGGED = "read from the primary, or choose the other tables with -n"
 
 Tables = Mapping[TableName, TableFacts]
 
@@ -43,6 +46,8 @@ class _Facts:
     tables: Tables
     kinds: Mapping[int, TypeFacts]
     extensions: Mapping[str, ExtensionFacts]
+    sequences: Mapping[TableName, SequenceFacts]
+    """Of a standby alone."""
     large_objects: int
     event_triggers: int
     transactions_behind: int
@@ -64,6 +69,7 @@ async def check_source(
         *_activity_findings(facts),
         *source_findings(facts.extensions, facts.large_objects, whole_database=not request.namespaces),
         *table_findings(chosen),
+        *_unlogged_findings(chosen, facts, whole_database=not request.namespaces),
     ]
     if request.peer_db_type == DIALECT:
         choice = await describer.choose_tool(facts.server.major, major_of(request.peer_version))
@@ -83,11 +89,13 @@ def _look(connection: Connection) -> _Facts:
                 " - pg_snapshot_xmin(s)::text::int8 FROM pg_current_snapshot() s"
             ).fetchone()
             assert row is not None, "a function in FROM gives one row"
+            server = read_server(connection)
             return _Facts(
-                server=read_server(connection),
+                server=server,
                 tables=read_tables(connection),
                 kinds=read_types(connection),
                 extensions=read_extensions(connection),
+                sequences=read_sequences(connection) if server.is_standby else {},
                 large_objects=count_large_objects(connection),
                 event_triggers=row[0],
                 transactions_behind=row[1],
@@ -162,6 +170,33 @@ def _activity_findings(facts: _Facts) -> Iterator[types.Finding]:
             facts.server.database,
             f"{facts.event_triggers} event triggers; only a superuser can create them at the sink",
         )
+
+
+def _unlogged_findings(tables: list[TableFacts], facts: _Facts, *, whole_database: bool) -> Iterator[types.Finding]:
+    """Unlogged tables, and on a standby, which is sent neither their rows nor their sequences, why that cannot be."""
+    unlogged = [table for table in tables if is_copied(table) and table.has_rows and table.persistence == "u"]
+    if not facts.server.is_standby:
+        for table in unlogged:
+            yield info("unlogged-table", table.name.namespace, "it is unlogged here and there: a crash empties it")
+        return
+    for table in unlogged:
+        yield stop(
+            "unlogged-on-standby",
+            table.name.namespace,
+            "it is unlogged, so the standby does not have its rows",
+            _WITHOUT_UNLOGGED,
+        )
+    # That of an unlogged table need not be named as well.
+    named, chosen = {table.name for table in unlogged}, {table.name for table in tables}
+    for sequence in facts.sequences.values():
+        is_copied_too = whole_database or sequence.owner_table in chosen
+        if sequence.persistence == "u" and is_copied_too and sequence.owner_table not in named:
+            yield stop(
+                "unlogged-on-standby",
+                sequence.name.namespace,
+                "the sequence is unlogged, so the standby does not know where it stands",
+                _WITHOUT_UNLOGGED,
+            )
 
 
 def _text_findings(tables: list[TableFacts], facts: _Facts, peer_major: int) -> Iterator[types.Finding]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dsync.sdk import types
 from dsync_postgres.documents.types import parse_type
 from dsync_postgres.schema.catalog import ColumnFacts, IndexFacts, TableFacts, TypeFacts
-from dsync_postgres.schema.findings import info, stop, warn
+from dsync_postgres.schema.findings import stop, warn
 from dsync_postgres.schema.names import TableName
 
 _BINARY, _TEXT, _BSON = types.PageType.PG_COPY_BINARY, types.PageType.PG_COPY_TEXT, types.PageType.BSON
@@ -133,10 +133,7 @@ def table_findings(tables: Iterable[TableFacts]) -> tuple[types.Finding, ...]:
     found: list[types.Finding] = []
     for table in tables:
         if table.kind == "r" and table.extension is None:
-            name = table.name.namespace
-            found += _reading_findings(table, name)
-            if table.persistence == "u":
-                found.append(info("unlogged-table", name, "it is unlogged here and there: a crash empties it"))
+            found += _reading_findings(table, table.name.namespace)
     return tuple(found)
 
 
