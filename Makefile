@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml uv.lock scripts/setup.sh
 demo: setup ## Copy and verify a million rows of every type between two PostgreSQL servers
 	@$(BIN)/dsync quickstart --rows 1000000
 
-generate: setup ## Write the gRPC stubs anew from proto/
+generate: setup ## Write anew what is generated: gRPC stubs, the flow file's schema
 	@$(BIN)/python scripts/generate.py
 
 fmt: setup ## Format the code
@@ -34,7 +34,7 @@ types: setup ## mypy --strict
 imports: setup ## The import rules of the layout
 	@$(BIN)/lint-imports
 
-drift: setup ## Generated code equals what proto/ gives
+drift: setup ## What is generated equals what it is made of
 	@$(BIN)/python scripts/generate.py --check
 
 unit: setup ## Tests without servers

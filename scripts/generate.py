@@ -1,8 +1,9 @@
-"""Generate dsync/protocol/_gen from proto/, or say what of it is out of date.
+"""Generate what is made of something else, or say what of it is out of date: stubs from proto/, documents from code.
 
-`python scripts/generate.py` writes the messages, the gRPC stubs and their type stubs; `--check` generates into
-a temporary directory instead and compares byte by byte. The compiler is the one inside grpcio-tools, at the
-version that uv.lock fixes, so that the same sources give the same bytes everywhere.
+`python scripts/generate.py` writes the messages, the gRPC stubs and their type stubs to dsync/protocol/_gen, and the
+documents in which the command line describes itself to docs/; `--check` generates into a temporary directory instead
+and compares byte by byte. The compiler is the one inside grpcio-tools, at the version that uv.lock fixes, so that the
+same sources give the same bytes everywhere.
 """
 
 from __future__ import annotations
@@ -40,10 +41,28 @@ def main() -> int:
         _compile(fresh)
         _finish(fresh)
         if check:
-            return _report(_differences(fresh, ROOT / TARGET))
+            return _report(_differences(fresh, ROOT / TARGET) + _stale_documents())
         shutil.rmtree(ROOT / TARGET, ignore_errors=True)
         shutil.copytree(fresh, ROOT / TARGET)
+    for name, text in _documents().items():
+        (ROOT / name).write_text(text, encoding="utf-8")
     return 0
+
+
+def _documents() -> dict[str, str]:
+    """Path below the checkout and text of each generated document."""
+    # Not before the stubs are there, without which nothing of ours can be imported.
+    from dsync.cli.flow_schema import flow_schema_text
+
+    return {"docs/flow.schema.json": flow_schema_text()}
+
+
+def _stale_documents() -> list[str]:
+    def is_stale(name: str, text: str) -> bool:
+        path = ROOT / name
+        return not path.is_file() or path.read_text(encoding="utf-8") != text
+
+    return [f"out of date: {name}" for name, text in _documents().items() if is_stale(name, text)]
 
 
 def _compile(target: Path) -> None:

@@ -23,6 +23,7 @@ COMMANDS = {
     "serve": ("serve", "Run a connector for coordinators on other machines."),
     "connectors": ("connectors", "List the connectors and their options."),
     "quickstart": ("quickstart", "Try it: two PostgreSQL servers, a shop copied and verified."),
+    "flow-schema": ("flow_schema", "Print the JSON Schema of flow files, for editors."),
     "completion": ("completion", "Print the script that makes a shell complete `dsync`."),
 }
 """Name → module in `dsync.cli.commands` and the line that `dsync --help` shows, which needs no import."""
@@ -38,7 +39,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _ = COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(f"dsync.cli.commands.{module}"), cmd_name)
+        command = getattr(importlib.import_module(f"dsync.cli.commands.{module}"), cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command), f"{module} has no command {cmd_name}"
         return command
 
