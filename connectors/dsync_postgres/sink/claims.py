@@ -1,6 +1,7 @@
 """Which tables a flow fills, and whether they were empty when it began: what it may remove again.
 
-A claim is written in the transaction that creates the table or finds it empty.
+A claim is written in the transaction that creates the table or finds it empty. It is void (its relation is 0) once
+another flow has taken the table over.
 """
 
 from __future__ import annotations
@@ -14,10 +15,8 @@ from psycopg import sql
 from dsync.sdk import errors, failpoint, types
 from dsync_postgres.errors import describe
 from dsync_postgres.schema.names import TableName
-from dsync_postgres.sink.ledger import SCHEMA, Connection
+from dsync_postgres.sink.ledger import LEDGERS, SCHEMA, Connection
 from dsync_postgres.sink.targets import TargetTable, read_targets
-
-_LEDGERS = ("ledger", "ledger_unlogged")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +52,16 @@ def read_routes_of(connection: Connection, flow: str) -> dict[str, str]:
     return dict(rows.fetchall())
 
 
-def save_claims(connection: Connection, flow: str, claims: Sequence[Claim]) -> None:
-    """Write claims, replacing those about the same tables."""
+def save_claims(connection: Connection, flow: str, run: str, claims: Sequence[Claim]) -> None:
+    """Write a run's claims, replacing those about the same tables."""
     connection.execute(
-        "INSERT INTO _dsync.target AS t (flow, namespace, relation, was_empty, created, route)"
-        " SELECT %s, * FROM unnest(%s::text[], %s::oid[], %s::bool[], %s::bool[], %s::text[])"
-        " ON CONFLICT (flow, namespace) DO UPDATE SET (relation, was_empty, created, route)"
-        " = (excluded.relation, excluded.was_empty, excluded.created, excluded.route)",
+        "INSERT INTO _dsync.target AS t (flow, run, namespace, relation, was_empty, created, route)"
+        " SELECT %s, %s, * FROM unnest(%s::text[], %s::oid[], %s::bool[], %s::bool[], %s::text[])"
+        " ON CONFLICT (flow, namespace) DO UPDATE SET (run, relation, was_empty, created, route)"
+        " = (excluded.run, excluded.relation, excluded.was_empty, excluded.created, excluded.route)",
         [
             flow,
+            run,
             [claim.namespace for claim in claims],
             [claim.relation for claim in claims],
             [claim.was_empty for claim in claims],
@@ -125,7 +125,7 @@ def _check_fence(connection: Connection, context: types.WriteContext) -> None:
     """Lock the unit's row, so that nobody opens it until this is done."""
     if not context.unit:
         return
-    for ledger in _LEDGERS:
+    for ledger in LEDGERS:
         row = connection.execute(
             sql.SQL("SELECT fence FROM {} WHERE (flow, run, unit) = (%s, %s, %s) FOR UPDATE").format(
                 sql.Identifier(SCHEMA, ledger)
@@ -193,7 +193,7 @@ def _refuse_cascades(connection: Connection, table: TargetTable) -> None:
 
 
 def _reset(connection: Connection, context: types.WriteContext, name: TableName, units: Sequence[str]) -> None:
-    for ledger in _LEDGERS:
+    for ledger in LEDGERS:
         table = sql.Identifier(SCHEMA, ledger)
         connection.execute(
             sql.SQL(

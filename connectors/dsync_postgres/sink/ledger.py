@@ -20,6 +20,7 @@ from dsync_postgres.schema.names import TableName
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 SCHEMA = "_dsync"
+LEDGERS = ("ledger", "ledger_unlogged")
 FORMAT = 1
 """The layout of the schema; a newer one is refused."""
 
@@ -59,6 +60,7 @@ CREATE TABLE IF NOT EXISTS _dsync.target (
   was_empty boolean NOT NULL,
   created boolean NOT NULL,
   route text NOT NULL DEFAULT '',
+  run text COLLATE "C" NOT NULL,
   PRIMARY KEY (flow, namespace)
 );
 CREATE TABLE IF NOT EXISTS _dsync.prepared (
@@ -160,15 +162,20 @@ def privilege_message(connection: Connection, state: LedgerState) -> str:
     )
 
 
+# The claim is locked against a flow that is taking the table over. Whoever has never prepared has no claim to lose.
 # Sorted by unit, so that two callers lock common rows in one order. A fence comes from a sequence, which a crash does
 # not turn back, so that the fences of an emptied unlogged ledger are not given twice.
 _OPEN = """
 WITH asked AS (
   SELECT DISTINCT ON (unit) * FROM unnest(%(units)s::text[], %(namespaces)s::text[], %(relations)s::text[])
     AS a (unit, namespace, relation)
+), claimed AS MATERIALIZED (
+  SELECT namespace, relation FROM _dsync.target
+  WHERE flow = %(flow)s AND namespace = ANY(%(namespaces)s::text[]) ORDER BY namespace FOR SHARE
 ), placed AS MATERIALIZED (
-  SELECT a.unit, a.namespace, coalesce(c.relkind = 'r' AND c.relpersistence = 'u', false) AS unlogged
-  FROM asked a LEFT JOIN pg_class c ON c.oid = to_regclass(a.relation)
+  SELECT a.unit, a.namespace, coalesce(c.relkind = 'r' AND c.relpersistence = 'u', false) AS unlogged,
+         t.relation IS DISTINCT FROM c.oid AND t.relation IS NOT NULL AS lost
+  FROM asked a LEFT JOIN pg_class c ON c.oid = to_regclass(a.relation) LEFT JOIN claimed t USING (namespace)
 ), lasting AS (
   INSERT INTO _dsync.ledger AS l (flow, run, unit, namespace, fence)
   SELECT %(flow)s, %(run)s, unit, namespace, nextval('_dsync.fence') FROM placed WHERE NOT unlogged ORDER BY unit
@@ -186,7 +193,8 @@ WITH asked AS (
   SELECT p.unit FROM placed p JOIN _dsync.ledger_unlogged l ON (l.flow, l.run, l.unit) = (%(flow)s, %(run)s, p.unit)
   WHERE NOT p.unlogged AND l.rows > 0
 )
-SELECT o.*, o.unit IN (SELECT unit FROM elsewhere) FROM (TABLE lasting UNION ALL TABLE fleeting) o
+SELECT o.*, o.unit IN (SELECT unit FROM elsewhere), o.unit IN (SELECT unit FROM placed WHERE lost)
+FROM (TABLE lasting UNION ALL TABLE fleeting) o
 """
 
 
@@ -194,6 +202,10 @@ def open_units(connection: Connection, flow: str, run: str, units: Sequence[type
     """Raise each unit's fence and say where it stands, in the order asked: one round trip for all of them.
 
     A unit's namespace is the sink's name for its table; it decides which of the twins keeps the row.
+
+    Raises:
+        NamespaceChangedError: a table is not the one that the flow has prepared, or was taken over by another flow;
+            no unit was opened.
     """
     if not units:
         return []
@@ -206,7 +218,13 @@ def open_units(connection: Connection, flow: str, run: str, units: Sequence[type
     }
     found: dict[str, types.UnitState] = {}
     with connection.transaction():
-        for unit, fence, cursor, seq, rows, size, done, elsewhere in connection.execute(_OPEN, parameters):
+        for unit, fence, cursor, seq, rows, size, done, elsewhere, lost in connection.execute(_OPEN, parameters):
+            if lost:
+                namespace = next(ref.namespace for ref in units if ref.unit == unit)
+                raise errors.NamespaceChangedError(
+                    f"opening unit {unit}: table {namespace} was dropped or made again since this flow began, or "
+                    "another flow has taken it over; end this flow with `dsync reset` and copy it in a new one"
+                )
             if elsewhere:
                 raise errors.NamespaceChangedError(
                     f"opening unit {unit}: its table was made logged or unlogged since rows were copied into it; "

@@ -15,6 +15,7 @@ from dsync_postgres.sink import fit as fitting
 from dsync_postgres.sink.claims import Claim
 from dsync_postgres.sink.ledger import Connection
 from dsync_postgres.sink.removal import listed_names
+from dsync_postgres.sink.rivals import Rival, read_rivals
 from dsync_postgres.sink.staging import key_for
 from dsync_postgres.sink.targets import TargetTable, are_empty, read_targets
 
@@ -46,8 +47,13 @@ class Load:
 class Arrangement:
     """The namespaces by what becomes of their tables."""
 
+    is_again: bool = False
+    """Only this flow's own rows may be replaced, whatever policy a person would like."""
     loads: list[Load] = field(default_factory=list)
     dropped: list[TargetTable] = field(default_factory=list)
+    taken: list[Rival] = field(default_factory=list)
+    """Claims of other flows to tables that are emptied or dropped."""
+    _contested: list[tuple[TableName, Rival]] = field(default_factory=list)
     _occupied: list[TableName] = field(default_factory=list)
     _absent: list[tuple[str, TableName]] = field(default_factory=list)
 
@@ -66,6 +72,8 @@ class Arrangement:
                     "(--schema copy)"
                 )
             )
+        if self._contested:
+            raise errors.SinkNotEmptyError(self._about_contested(self._contested[0][1]))
         if self._occupied:
             raise errors.SinkNotEmptyError(
                 f"{len(self._occupied)} table(s) of the sink hold rows that are not this flow's: "
@@ -73,30 +81,52 @@ class Arrangement:
                 "key), truncate or drop, or copy into another database"
             )
 
+    def _about_contested(self, rival: Rival) -> str:
+        names = [name for name, other in self._contested if other.flow == rival.flow]
+        policies = ", or take them from it with --on-existing: append (by key beside it), truncate or drop"
+        return (
+            f"flow {rival.name} is filling {len(names)} table(s) of the sink and has not finished them: "
+            f"{listed_names(names)}; nothing was changed. Let it finish, end it with `dsync reset {rival.name}`"
+            + ("" if self.is_again else policies)
+        )
+
 
 def arrange(
-    connection: Connection, request: types.PrepareRequest, claims: Mapping[str, Claim], *, can_create: bool
+    connection: Connection,
+    request: types.PrepareRequest,
+    claims: Mapping[str, Claim],
+    *,
+    has_ledger: bool,
+    can_create: bool,
 ) -> Arrangement:
     """Sort the request's namespaces by what exists; reads, and changes nothing.
 
     Raises:
         RequestError: the source does not describe one, or what the sink has under its name is no table.
     """
-    return _Arranger(connection, request, claims, can_create=can_create).arrange()
+    return _Arranger(connection, request, claims, has_ledger=has_ledger, can_create=can_create).arrange()
 
 
 class _Arranger:
     def __init__(
-        self, connection: Connection, request: types.PrepareRequest, claims: Mapping[str, Claim], *, can_create: bool
+        self,
+        connection: Connection,
+        request: types.PrepareRequest,
+        claims: Mapping[str, Claim],
+        *,
+        has_ledger: bool,
+        can_create: bool,
     ) -> None:
         self._request = request
         self._claims = claims
         self._can_create = can_create
         self._described = {item.namespace: item for item in request.description.namespaces}
         self._there = read_targets(connection, [TableName.parse(item.target) for item in request.mappings])
-        theirs = [table for table in self._there.values() if table.kind in "rp" and self._claim(table) is None]
-        self._empty = are_empty(connection, theirs)
-        self._result = Arrangement()
+        tables = [table for table in self._there.values() if table.kind in "rp"]
+        # Before the rows: what another flow finishes meanwhile is then seen as rows.
+        self._rivals = read_rivals(connection, request.flow, tables) if has_ledger else {}
+        self._empty = are_empty(connection, [t for t in tables if self._claim(t) is None or self._filling(t)])
+        self._result = Arrangement(is_again=request.on_existing is Policy.RESUME)
 
     def arrange(self) -> Arrangement:
         for mapping in self._request.mappings:
@@ -123,20 +153,24 @@ class _Arranger:
 
     def _place_existing(self, source: types.NamespaceDescription, table: TargetTable) -> None:
         policy, result = self._request.on_existing, self._result
-        load = self._load(source, table.name, table)
-        claim = self._claim(table)
-        is_empty = self._empty.get(table.name, False)
-        if claim is not None:
-            result.loads.append(replace(load, created_before=claim.created, upsert=not claim.was_empty))
+        claim, rival = self._claim(table), self._filling(table)
+        load = replace(self._load(source, table.name, table), created_before=claim is not None and claim.created)
+        is_empty = self._empty.get(table.name, False) and rival is None
+        if claim is not None and rival is None:
+            result.loads.append(replace(load, upsert=not claim.was_empty))
         elif policy is Policy.DROP and not (is_empty and _fits(load)) and self._can_make_anew(source, table):
             result.dropped.append(table)
+            result.taken += self._rivals.get(table.oid, ())
             result.loads.append(self._load(source, table.name, None))
         elif is_empty:
             result.loads.append(load)
         elif policy is Policy.TRUNCATE:
+            result.taken += self._rivals.get(table.oid, ())
             result.loads.append(replace(load, emptied=True))
         elif policy is Policy.APPEND:
             result.loads.append(replace(load, upsert=True))
+        elif rival is not None:
+            result._contested.append((table.name, rival))
         else:
             result._occupied.append(table.name)
 
@@ -152,6 +186,10 @@ class _Arranger:
         """This flow's claim to the table, not to another one that had its name."""
         claim = self._claims.get(table.name.namespace)
         return claim if claim is not None and claim.relation == table.oid else None
+
+    def _filling(self, table: TargetTable) -> Rival | None:
+        """Another flow that has claimed the table and not finished it, which is as good as rows."""
+        return next((rival for rival in self._rivals.get(table.oid, ()) if rival.is_filling), None)
 
     def _can_make_anew(self, source: types.NamespaceDescription, table: TargetTable) -> bool:
         return self._can_create and source.namespace == table.name.namespace

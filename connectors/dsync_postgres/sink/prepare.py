@@ -28,12 +28,16 @@ from dsync_postgres.sink.claims import Claim, read_claims, save_claims
 from dsync_postgres.sink.ledger import Connection
 from dsync_postgres.sink.loads import analyses, arrange, existing_findings
 from dsync_postgres.sink.removal import listed_names, plan_removal
+from dsync_postgres.sink.rivals import take_over
 from dsync_postgres.sink.routes import read_routes
 from dsync_postgres.sink.stored import read_prepared, save_prepared
 from dsync_postgres.sink.targets import TargetTable, may_be_replica, read_targets
 from dsync_postgres.sink.triggers import plan_asides
 
 _ABOUT_EXISTING = frozenset({"object-exists", "existing-table-kept"})
+# All flows of a database: of two that find one table empty the second has to see the first one's claim. And whoever
+# repeats a call that is still being carried out waits for its result.
+_ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(7239041561442136)"
 # A statement that holds a password in clear.
 _SECRET_KINDS = ("USER MAPPING", "SERVER", "FOREIGN DATA WRAPPER")
 
@@ -56,8 +60,9 @@ def prepare(
         return _try(connection, request, options)
     ledger.install(connection)
     with connection.transaction():
-        # Whoever repeats the call while it is still being carried out waits for its result.
-        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"dsync prepare {request.flow}"])
+        # What others have claimed while this one waited has to be seen, whatever the server's default is.
+        connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        connection.execute(_ONE_AT_A_TIME)
         stored = read_prepared(connection, request.flow, request.run)
         if stored is not None:
             return stored
@@ -137,9 +142,10 @@ class _Outline:
         """An earlier run of this flow has made what the schema wants, as far as it wanted it then."""
         self._can_be_replica = may_be_replica(connection)
         can_create = request.create and bool(self._definition.archive)
-        arrangement = arrange(connection, request, self._claims, can_create=can_create)
+        arrangement = arrange(connection, request, self._claims, has_ledger=has_ledger, can_create=can_create)
         arrangement.require()
         self.loads = arrangement.loads
+        self._taken = arrangement.taken
         self.removal = plan_removal(
             connection,
             emptied=[load.table for load in self.loads if load.emptied and load.table is not None],
@@ -216,6 +222,7 @@ class _Outline:
         connection, flow = self._connection, self._request.flow
         set_aside(connection, flow, self._asides.asides)
         self.removal.carry_out(connection, as_replica=self._can_be_replica)
+        take_over(connection, flow, self._request.run, self.removal.cleared, self._taken)
         refused: tuple[Finding, ...] = ()
         if self.schema is not None:
             refused = batch.run(connection, self.schema.pre_data, may_exist=self.has_claims)
@@ -247,7 +254,7 @@ class _Outline:
             )
             for load in self.loads
         ]
-        save_claims(self._connection, self._request.flow, claims)
+        save_claims(self._connection, self._request.flow, self._request.run, claims)
 
     def _refuse_other_shapes(self, now: Mapping[TableName, TargetTable]) -> None:
         """A type may have been there before its table, and a row type comes out of a dump with another order."""

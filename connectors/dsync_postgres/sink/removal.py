@@ -64,6 +64,11 @@ class Removal:
         """Every relation that goes."""
         return frozenset((*self.dropped_tables, *self.dropped_views))
 
+    @property
+    def cleared(self) -> list[str]:
+        """The namespaces of every table that loses its rows."""
+        return [*(table.name.namespace for table in self.emptied), *(name.namespace for name in self.dropped_tables)]
+
     def statements(self) -> Iterator[sql.Composed]:
         """What removes them. CASCADE, because views may stand on one another; `plan_removal` has found them all."""
         if self.emptied:
