@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml uv.lock scripts/setup.sh
 demo: setup ## Copy and verify a million rows of every type between two PostgreSQL servers
 	@$(BIN)/dsync quickstart --rows 1000000
 
-generate: setup ## Write anew what is generated: gRPC stubs, the flow file's schema
+generate: setup ## Write anew what is generated: gRPC stubs, the flow file's schema, the reference
 	@$(BIN)/python scripts/generate.py
 
 fmt: setup ## Format the code

@@ -53,8 +53,9 @@ def _documents() -> dict[str, str]:
     """Path below the checkout and text of each generated document."""
     # Not before the stubs are there, without which nothing of ours can be imported.
     from dsync.cli.flow_schema import flow_schema_text
+    from dsync.cli.reference import reference
 
-    return {"docs/flow.schema.json": flow_schema_text()}
+    return {"docs/flow.schema.json": flow_schema_text(), "docs/reference.md": reference()}
 
 
 def _stale_documents() -> list[str]:

@@ -75,6 +75,14 @@ def everywhere() -> list[click.Parameter]:
             help="How log lines on stderr look: for people, or one JSON object a line.",
         ),
         click.Option(
+            ["--log-file"],
+            metavar="PATH",
+            type=click.Path(dir_okay=False),
+            expose_value=False,
+            callback=_take,
+            help="Add log lines to this file too, as JSON and whatever -q says; it is made for its owner alone.",
+        ),
+        click.Option(
             ["-y", "--yes"],
             is_flag=True,
             expose_value=False,
@@ -126,4 +134,18 @@ class DsyncCommand(click.Command):
                 if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
                     ctx.params[name] = getattr(flow_file, name)
         settings.hide(known_secrets(value for value in ctx.params.values() if isinstance(value, str)))
+        self._open_log(ctx, settings)
         return super().invoke(ctx)
+
+    def _open_log(self, ctx: click.Context, settings: Settings) -> None:
+        if not settings.log_file:
+            return
+        from dsync.cli.log_file import LogFile
+
+        try:
+            settings.log = LogFile(settings.log_file)
+        except OSError as exc:
+            raise click.UsageError(
+                f"--log-file {settings.log_file}: cannot be opened ({exc.strerror}); name another place", ctx
+            ) from exc
+        settings.record("info", "command_started", command=settings.command)

@@ -95,13 +95,16 @@ class FlowFile(BaseModel):
     allow_plaintext: Annotated[bool, Field(description="grpc:// to other machines.")] = False
     allow_lossy: Annotated[bool, Field(description="Types that lose something.")] = False
     verify: Annotated[bool, Field(description="Verify after the copy.")] = False
-    progress: Annotated[Literal["auto", "bar", "plain", "none"] | None, Field(description="How it is shown.")] = None
+    progress: Annotated[
+        Literal["auto", "bar", "plain", "json", "none"] | None, Field(description="How it is shown.")
+    ] = None
     quick: Annotated[bool, Field(description="verify: compare counts only.")] = False
     max_diffs: Annotated[int | None, Field(description="verify: differences listed per table.", ge=0)] = None
     show_values: Annotated[bool, Field(description="verify: show what differs.")] = False
     strict: Annotated[bool, Field(description="doctor: warnings count too.")] = False
     ddl: Annotated[bool, Field(description="plan: print all statements.")] = False
     log_format: Annotated[Literal["console", "json"] | None, Field(description="How log lines look.")] = None
+    log_file: Annotated[str | None, Field(description="A file that log lines are added to, as JSON.")] = None
     verbose: Annotated[int, Field(description="0, or more for more log lines.", ge=0)] = 0
     quiet: Annotated[bool, Field(description="Warnings only.")] = False
     yes: Annotated[bool, Field(description="Answer every question with yes.")] = False
@@ -116,6 +119,7 @@ class FlowFile(BaseModel):
         """Take over what stands everywhere, unless the command line says it."""
         for field, name in (
             ("log_format", "log_format"),
+            ("log_file", "log_file"),
             ("verbose", "verbosity"),
             ("quiet", "is_quiet"),
             ("yes", "yes"),

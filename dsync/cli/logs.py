@@ -10,13 +10,15 @@ from typing import Any
 
 from dsync.cli.settings import Settings
 
+_NUMBERS = logging.getLevelNamesMapping()
+
 
 def configure_logging(settings: Settings) -> None:
     """Set structlog up, and let what libraries log through `logging` come out the same way."""
     structlog = _structlog_without_rich()
     structlog.configure(
-        processors=_processors(settings),
-        wrapper_class=structlog.make_filtering_bound_logger(_library_level(settings)),
+        processors=_processors(settings, _library_level(settings)),
+        wrapper_class=structlog.make_filtering_bound_logger(_least(settings, _library_level(settings))),
         logger_factory=_StderrLogger,
         cache_logger_on_first_use=False,
     )
@@ -25,15 +27,23 @@ def configure_logging(settings: Settings) -> None:
     importlib.import_module("stamina.instrumentation").set_on_retry_hooks([])
 
 
-def progress_logger(settings: Settings) -> Any:
-    """A logger for the lines that stand in for a progress bar: shown unless -q was given."""
+def progress_logger(settings: Settings, *, to_stderr: bool = True) -> Any:
+    """A logger for the lines that stand in for a progress bar: shown unless -q was given, or only kept."""
     structlog = _structlog_without_rich()
     level = logging.WARNING if settings.is_quiet else logging.DEBUG if settings.verbosity else logging.INFO
+    shown = level if to_stderr else logging.CRITICAL + 1
     return structlog.wrap_logger(
         _StderrLogger(),
-        processors=_processors(settings),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=_processors(settings, shown),
+        wrapper_class=structlog.make_filtering_bound_logger(_least(settings, shown)),
     )
+
+
+def _least(settings: Settings, shown: int) -> int:
+    """What is worth a line somewhere: the log file gets what happened whatever is shown."""
+    if settings.log is None:
+        return shown
+    return min(shown, logging.DEBUG if settings.verbosity else logging.INFO)
 
 
 def _library_level(settings: Settings) -> int:
@@ -42,11 +52,19 @@ def _library_level(settings: Settings) -> int:
     return logging.INFO if settings.verbosity == 1 else logging.DEBUG
 
 
-def _processors(settings: Settings) -> list[Any]:
+def _processors(settings: Settings, shown: int) -> list[Any]:
     structlog = _structlog_without_rich()
 
     def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {key: settings.shown_values(_plain(value)) for key, value in event.items()}
+
+    def keep(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if settings.log is not None:
+            fields = {key: value for key, value in event.items() if key not in ("event", "level")}
+            settings.log.write(str(event.get("level", method)), str(event.get("event", "")), fields)
+        if _NUMBERS.get(method.upper(), logging.INFO) < shown:
+            raise structlog.DropEvent
+        return event
 
     is_json = settings.log_format == "json"
     renderer = (
@@ -63,9 +81,10 @@ def _processors(settings: Settings) -> list[Any]:
     return [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso" if is_json else "%H:%M:%S", utc=is_json),
         structlog.processors.format_exc_info,
         redact,
+        keep,
+        structlog.processors.TimeStamper(fmt="iso" if is_json else "%H:%M:%S", utc=is_json),
         renderer,
     ]
 

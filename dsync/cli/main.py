@@ -66,8 +66,12 @@ def execute(
         failure = explain(error)
         settings.command = settings.command or next((word for word in arguments if word in COMMANDS), "")
         print_failure(failure, settings)
+        more = {"traceback": failure.traceback} if settings.verbosity and failure.traceback else {}
+        said = {"error": failure.kind, "message": failure.message, "exit_code": failure.exit_code}
+        settings.record("error", "command_failed", **said, **more)
         return failure.exit_code
     if isinstance(outcome, Answer):
+        settings.record("info", "command_ended", exit_code=outcome.exit_code, summary=outcome.summary)
         return outcome.exit_code
     return outcome if isinstance(outcome, int) else 0
 

@@ -101,10 +101,11 @@ def parallel_option() -> Callable[[Any], Any]:
 def progress_option() -> Callable[[Any], Any]:
     return click.option(
         "--progress",
-        type=click.Choice(["auto", "bar", "plain", "none"]),
+        type=click.Choice(["auto", "bar", "plain", "json", "none"]),
         default="auto",
         show_default=True,
-        help="How progress is shown on stderr: a table, log lines, nothing; auto: a table on a terminal.",
+        help="How progress is shown on stderr: a table, log lines, one JSON object a line, or nothing; auto: a table"
+        " on a terminal, else log lines.",
     )
 
 

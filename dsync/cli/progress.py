@@ -57,6 +57,7 @@ class NamespaceProgress:
 
     namespace: str
     estimated_rows: int = 0
+    estimated_bytes: int = 0
     weight: float = _LEAST_WEIGHT_BYTES
     rows: int = 0
     size_bytes: int = 0
@@ -186,7 +187,7 @@ class Progress:
         stage = self.stage
 
         def plan(entry: NamespaceProgress) -> None:
-            entry.estimated_rows = event.estimated_rows
+            entry.estimated_rows, entry.estimated_bytes = event.estimated_rows, event.size_bytes
             entry.rows, entry.size_bytes = event.copied_rows, event.copied_bytes
             entry.rate = Rate()
             stage.reweigh(entry, max(float(event.size_bytes), _LEAST_WEIGHT_BYTES))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from dsync.cli.log_file import LogFile
     from dsync.sdk.redaction import Redactor
 
 LogFormat = Literal["console", "json"]
@@ -24,6 +25,10 @@ class Settings:
     verbosity: int = 0
     is_quiet: bool = False
     log_format: LogFormat = "console"
+    log_file: str | None = None
+    """The log file's path."""
+    log: LogFile | None = None
+    """The log file, once it has been opened."""
     yes: bool = False
     """Answer every question with yes."""
     json: bool = False
@@ -56,6 +61,11 @@ class Settings:
         if isinstance(value, (list, tuple)):
             return [self.shown_values(item) for item in value]
         return value
+
+    def record(self, level: str, event: str, **fields: Any) -> None:
+        """One line in the log file, where there is one."""
+        if self.log is not None:
+            self.log.write(level, self.shown(event), self.shown_values(fields))
 
     @property
     def can_ask(self) -> bool:

@@ -1,4 +1,4 @@
-"""Which form progress takes: a table on a terminal, log lines elsewhere, or nothing."""
+"""Which form progress takes: a table on a terminal, log lines elsewhere, objects, or nothing; and the log file's."""
 
 from __future__ import annotations
 
@@ -13,18 +13,40 @@ from dsync.cli.progress import Progress
 from dsync.cli.settings import Settings
 from dsync.coordinator.events import Event, EventHandler
 
-Choice = Literal["auto", "bar", "plain", "none"]
+Choice = Literal["auto", "bar", "plain", "json", "none"]
 
 
 @contextmanager
 def showing_progress(settings: Settings, choice: Choice) -> Iterator[EventHandler]:
     """Where a run's events go; the logging has been configured before."""
-    if _resolved(settings, choice) == "bar":
+    form = _resolved(settings, choice)
+    with _shown(settings, form) as show:
+        if settings.log is None or form == "plain":
+            # Log lines reach the log file as all others do.
+            yield show
+            return
+        keep = Lines(progress_logger(settings, to_stderr=False), Progress())
+
+        def show_and_keep(event: Event) -> None:
+            show(event)
+            keep(event)
+
+        yield show_and_keep
+
+
+@contextmanager
+def _shown(settings: Settings, form: Choice) -> Iterator[EventHandler]:
+    if form == "bar":
         from dsync.cli.bar import showing_bar
 
         with showing_bar() as progress:
             yield progress
-    elif _resolved(settings, choice) == "plain":
+    elif form == "json":
+        from dsync.cli.progress_json import showing_json
+
+        with showing_json(settings) as lines:
+            yield lines
+    elif form == "plain":
         yield Lines(progress_logger(settings), Progress())
     else:
         yield _nothing

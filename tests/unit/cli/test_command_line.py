@@ -28,8 +28,6 @@ LATER_FLAGS = (
     "--ack=applied",
     "--apply=lanes",
     "--metrics=:1",
-    "--log-file=x",
-    "--progress=json",
 )
 LATER_COMMANDS = (
     "dead-letters",

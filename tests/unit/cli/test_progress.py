@@ -327,6 +327,7 @@ def test_a_difference_is_a_warning(lines: Lines, log: Log) -> None:
     [
         (Settings(), "auto", True),
         (Settings(), "plain", True),
+        (Settings(), "json", False),
         (Settings(), "none", False),
         (Settings(is_quiet=True), "auto", False),
     ],
