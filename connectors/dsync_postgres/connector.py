@@ -31,7 +31,7 @@ class PostgresConnector(Connector):
 
     def __init__(self, uri: str, options: PostgresOptions, context: PluginContext) -> None:
         """Read the URI; nothing is contacted before the first call."""
-        target = Target.of(uri, password=options.password, sslpassword=options.sslpassword)
+        target = Target.of(uri, options.chosen)
         self._sessions = Sessions(target, options)
         self._context = context
         self._identity: Identity | None = None

@@ -6,15 +6,16 @@ is repeated, and the password is taken out of everything else.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import conninfo
-from pydantic import SecretStr
 
 from dsync.sdk import errors
+from dsync_postgres.options import LINE_DEFAULTS
 
 CONNECT_LIMIT_S = 10
 """The first contact fails within this time (and so does every later one)."""
@@ -31,8 +32,8 @@ class Target:
     """As libpq names them; secrets among them."""
 
     @classmethod
-    def of(cls, uri: str, **secrets: SecretStr | None) -> Target:
-        """Read a URI; `secrets` that are not None take the place of parameters in it.
+    def of(cls, uri: str, chosen: Mapping[str, str] | None = None) -> Target:
+        """Read a URI; parameters that were `chosen` beside it take the place of those in it.
 
         Raises:
             RequestError: libpq cannot read the URI.
@@ -48,7 +49,7 @@ class Target:
             raise errors.RequestError(
                 "the PostgreSQL URI cannot be read: host or port are none; percent-encode @ : / in user and password"
             )
-        parsed.update({k: v.get_secret_value() for k, v in secrets.items() if v is not None})
+        parsed.update(chosen or {})
         if "replication" in parsed:
             raise errors.OptionError(
                 "option 'replication' is not for the URI: dsync chooses what kind of session it opens"
@@ -59,8 +60,10 @@ class Target:
     def conninfo(self) -> str:
         """For the driver; contains the secrets."""
         limit = min(int(self.parameters.get("connect_timeout") or CONNECT_LIMIT_S) or CONNECT_LIMIT_S, CONNECT_LIMIT_S)
-        defaults = {"fallback_application_name": "dsync", "keepalives_idle": "30", "keepalives_interval": "10"}
-        return conninfo.make_conninfo("", **{**defaults, **self.parameters, "connect_timeout": str(limit)})
+        # What is given here would win over what the service says.
+        defaults = {} if "service" in self.parameters or "PGSERVICE" in os.environ else LINE_DEFAULTS
+        given = {"fallback_application_name": "dsync", **defaults, **self.parameters, "connect_timeout": str(limit)}
+        return conninfo.make_conninfo("", **given)
 
     def __str__(self) -> str:
         """For messages: `database shop at db.example:5432 as dsync`, as far as the URI says."""

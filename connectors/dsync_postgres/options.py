@@ -69,7 +69,7 @@ _LIBPQ = frozenset(
 
 
 class PostgresOptions(Options):
-    """What can be set for a PostgreSQL source or sink beside libpq's own parameters."""
+    """What can be set for a PostgreSQL source or sink, beside those parameters of libpq that stay as they are."""
 
     password: Annotated[
         SecretStr | None,
@@ -79,6 +79,22 @@ class PostgresOptions(Options):
         SecretStr | None,
         Field(description="The pass phrase of the client key: `env:NAME`, `file:PATH` or itself."),
     ] = None
+    keepalives_idle: Annotated[
+        int,
+        Field(description="A silent connection is asked whether it lives after so many seconds; by both ends.", ge=0),
+    ] = 10
+    keepalives_interval: Annotated[
+        int, Field(description="It is asked again after so many seconds without an answer.", ge=0)
+    ] = 5
+    keepalives_count: Annotated[
+        int, Field(description="It is given up after so many questions without an answer.", ge=0)
+    ] = 3
+    tcp_user_timeout: Annotated[
+        int,
+        Field(
+            description="It is given up, too, after so many milliseconds in which what was sent is not received.", ge=0
+        ),
+    ] = 25_000
     partition_bytes: Annotated[
         int,
         Field(description="What one partition of a table weighs on disk, in bytes.", ge=1 * MIB, le=1024 * 1024 * MIB),
@@ -106,7 +122,24 @@ class PostgresOptions(Options):
         ),
     ] = "256MB"
 
+    @property
+    def chosen(self) -> dict[str, str]:
+        """What the user has set of libpq's own parameters, secrets among them."""
+        found: dict[str, str] = {}
+        for name in self.model_fields_set & _LIBPQ:
+            value = getattr(self, name)
+            if value is not None:
+                found[name] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        return found
+
 
 def is_libpq_parameter(name: str) -> bool:
     """True for a query parameter that belongs to libpq and stays in the URI."""
     return name in _LIBPQ
+
+
+LINE_DEFAULTS = {
+    name: str(PostgresOptions.model_fields[name].default)
+    for name in ("keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout")
+}
+"""When a connection whose other end is gone without a word is given up: after 25 s, where libpq would take hours."""

@@ -13,7 +13,7 @@ import re
 import secrets
 import select
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -59,6 +59,14 @@ _SETTINGS: tuple[tuple[str, str, int], ...] = (
     ("idle_session_timeout", "0", 14),
     ("transaction_timeout", "0", 17),
 )
+# What the server calls libpq's parameters. A client that is gone without a word would keep its locks for hours, and so
+# keep us out: a page that is sent again waits for the ledger row of the one before.
+_LINE = {
+    "keepalives_idle": "tcp_keepalives_idle",
+    "keepalives_interval": "tcp_keepalives_interval",
+    "keepalives_count": "tcp_keepalives_count",
+    "tcp_user_timeout": "tcp_user_timeout",
+}
 # Without it a CREATE INDEX runs on, and commits, after its client was killed.
 _CHECK_CLIENT = b"SET client_connection_check_interval = '5s'"
 
@@ -378,12 +386,22 @@ def _connect(target: Target, application_name: str) -> Connection:
 
 def _pin_settings(connection: Connection, application_name: str) -> None:
     major = connection.info.server_version // 10000
-    wanted = [("application_name", application_name, 0), *_SETTINGS]
+    wanted = [("application_name", application_name, 0), *_SETTINGS, *_line_settings(connection)]
     statement = "; ".join(f"SET {name} = '{value}'" for name, value, since in wanted if major >= since)
     connection.execute(statement.encode())
     # A platform that cannot look whether the client is still there accepts only 0.
     with contextlib.suppress(pg.InvalidParameterValue):
         connection.execute(_CHECK_CLIENT)
+
+
+def _line_settings(connection: Connection) -> Iterator[tuple[str, str, int]]:
+    """The server gives a silent connection up when we do."""
+    ours = connection.info.get_parameters()
+    if ours.get("keepalives") == "0":
+        return
+    for name, setting in _LINE.items():
+        if name in ours:
+            yield setting, ours[name], 0
 
 
 def _terminate(connection: Connection, prefix: str, own_suffix: str) -> list[int]:

@@ -174,6 +174,8 @@ class Flow:
     runtime: Path
     """XDG_RUNTIME_DIR of its lives: sockets."""
     arguments: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
+    """What the command is run by, if not by this process itself: `ip netns exec NAME`."""
     page_bytes: int = 64 * 1024
     parallel: int = 2
     token: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -215,7 +217,7 @@ class Flow:
         command += ["--json", "--progress", "plain", "--log-format", "json", "-v", *self.arguments, *arguments]
         with output.open("wb") as out, log.open("wb") as err:
             process = subprocess.Popen(
-                command,
+                [*self.inside, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

@@ -48,6 +48,10 @@ PINNED = {
     "idle_session_timeout": "0",
     "synchronous_commit": "on",
     "client_connection_check_interval": "5s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "25000",
 }
 
 

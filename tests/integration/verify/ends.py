@@ -46,7 +46,7 @@ class PgEnd(Connector):
     """One database."""
 
     def __init__(self, uri: str) -> None:
-        self.sessions = Sessions(Target.of(uri, password=None, sslpassword=None), PostgresOptions())
+        self.sessions = Sessions(Target.of(uri), PostgresOptions())
         self.checksums = Checksums(self.sessions)
         self.asked: list[ChecksumRequest] = []
         self.hashed_rows = 0

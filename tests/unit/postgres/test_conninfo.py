@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 from dsync_postgres.conninfo import CONNECT_LIMIT_S, Target
-from dsync_postgres.options import is_libpq_parameter
+from dsync_postgres.options import PostgresOptions, is_libpq_parameter
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
@@ -37,7 +37,8 @@ def test_a_uri_that_cannot_be_read_is_not_repeated(uri: str) -> None:
 
 def test_secrets_beside_the_uri_win() -> None:
     """An option that names where the password is takes the place of one in the URI."""
-    target = Target.of("postgresql://u:old@h/d", password=SecretStr("new"), sslpassword=None)
+    options = PostgresOptions(password=SecretStr("new"), sslpassword=None)
+    target = Target.of("postgresql://u:old@h/d", options.chosen)
 
     assert conninfo_to_dict(target.conninfo)["password"] == "new"
 
@@ -57,6 +58,26 @@ def test_connecting_is_limited_whatever_the_uri_says(given: str, used: int) -> N
     uri = "postgresql://h/d" + (f"?connect_timeout={given}" if given else "")
 
     assert conninfo_to_dict(Target.of(uri).conninfo)["connect_timeout"] == str(used)
+
+
+def test_a_silent_connection_is_given_up_within_half_a_minute() -> None:
+    """libpq would leave it to the system, which takes two hours to ask and fifteen minutes to give up."""
+    used = conninfo_to_dict(Target.of("postgresql://h/d", PostgresOptions().chosen).conninfo)
+
+    idle, interval, count = (int(used[f"keepalives_{name}"]) for name in ("idle", "interval", "count"))
+    assert idle + interval * count < 30
+    assert int(used["tcp_user_timeout"]) < 30_000
+
+
+def test_what_the_user_says_of_silence_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an option, in the URI, or in the service file, which nothing of ours may hide."""
+    chosen = PostgresOptions(keepalives_idle=60).chosen
+
+    assert conninfo_to_dict(Target.of("postgresql://h/d", chosen).conninfo)["keepalives_idle"] == "60"
+    assert conninfo_to_dict(Target.of("postgresql://h/d?keepalives_count=9").conninfo)["keepalives_count"] == "9"
+    assert "keepalives_idle" not in conninfo_to_dict(Target.of("postgresql:///?service=main").conninfo)
+    monkeypatch.setenv("PGSERVICE", "main")
+    assert "tcp_user_timeout" not in conninfo_to_dict(Target.of("postgresql:///").conninfo)
 
 
 def test_what_would_change_the_kind_of_session_is_refused() -> None:
