@@ -30,8 +30,8 @@ _SHARED_MEMORY = "/dev/shm/dsync-run-*"  # noqa: S108 - named here, and used els
 FILES: Mapping[str, str] = {
     "~/.local/state/dsync/state.db": "the state: flows, runs, checkpoints, dead letters; below `$XDG_STATE_HOME` where"
     " that is set, elsewhere with `--state`; mode 0600",
-    "$XDG_RUNTIME_DIR/dsync-run-*": "private directories (0700) with the sockets of plug-ins while a command runs; below"
-    " the temporary directory where there is no runtime directory",
+    "$XDG_RUNTIME_DIR/dsync-run-*": "private directories (0700) with the sockets of plug-ins while a command runs;"
+    " below the temporary directory where there is no runtime directory",
     _SHARED_MEMORY: "pages on their way between processes, counted in `--memory-limit`; removed at the end, those"
     " of a killed run by the next",
     "~/.pgpass": "passwords, as libpq reads them (`$PGPASSFILE`)",

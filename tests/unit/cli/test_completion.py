@@ -198,7 +198,7 @@ def test_a_shell_completes_a_line(terminal: Terminal, typed: str, completed: str
     [
         ("dsync quick", "quickstart"),
         ("dsync sync postgresql://a/shop nul", "null://"),
-        ("dsync --log-f", "--log-format"),
+        ("dsync --log-fo", "--log-format"),
     ],
 )
 def test_fish_completes_a_line(tmp_path: Path, typed: str, offered: str) -> None:
