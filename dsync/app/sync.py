@@ -12,7 +12,7 @@ from dsync.app.ends import Meeting, opening
 from dsync.app.flows import ChosenRun, choose_run, find_or_begin_flow
 from dsync.app.requests import SyncRequest, default_parallel
 from dsync.coordinator.ends import negotiate, open_sessions
-from dsync.coordinator.events import Event, EventHandler, FindingReported, PhaseChanged
+from dsync.coordinator.events import CallRetried, Event, EventHandler, FindingReported, PhaseChanged
 from dsync.coordinator.journal import Journal
 from dsync.coordinator.plan import stop_at
 from dsync.coordinator.result import RunResult
@@ -140,7 +140,7 @@ async def _run(
             end_orphans=True,
         ),
     )
-    journal = Journal(store, flow.flow, run.run)
+    journal = Journal(store, flow.flow, run.run, on_repeat=lambda error: emit(_repeated(error)))
 
     def record(event: Event) -> None:
         journal.record(event)
@@ -178,6 +178,10 @@ async def _run(
         raise
     finally:
         await journal.close()
+
+
+def _repeated(error: DsyncError) -> CallRetried:
+    return CallRetried(operation="record in the state", error=type(error).__name__, reason=str(error))
 
 
 async def _check(copy: CopyRun, emit: EventHandler) -> None:

@@ -78,7 +78,10 @@ class FlowFile(BaseModel):
     mode: Annotated[Literal["copy", "full", "stream"] | None, Field(description="What to do.")] = None
     again: Annotated[bool, Field(description="Start a new run over a finished one.")] = False
     flow: Annotated[str | None, Field(description="The flow's name.")] = None
-    state: Annotated[str | None, Field(description="The state file.")] = None
+    state: Annotated[
+        str | None,
+        Field(description="Where flows are remembered: a path, postgresql://HOST/DATABASE, env:NAME or file:PATH."),
+    ] = None
     parallel: Annotated[int | None, Field(description="Partitions in flight.", ge=1, le=256)] = None
     page_bytes: Annotated[Size | None, Field(description="What a page weighs.", ge=64 * KIB, le=32 * MIB)] = None
     memory_limit: Annotated[Size | None, Field(description="Memory of all processes together.", ge=64 * MIB)] = None

@@ -55,7 +55,8 @@ def state_option() -> Callable[[Any], Any]:
         metavar="URL",
         default="",
         shell_complete=complete_files,
-        help="Where flows are remembered: sqlite:///PATH or a path. [default: the XDG state directory]",
+        help="Where flows are remembered: a path (or sqlite:///PATH), or postgresql://HOST/DATABASE[?schema=NAME],"
+        " which several machines can share; also env:NAME and file:PATH. [default: the XDG state directory]",
     )
 
 

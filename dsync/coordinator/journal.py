@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
+
+import stamina
 
 from dsync.coordinator.cursor import UnitCursor
 from dsync.coordinator.deliver import UnitProgress
@@ -26,6 +29,8 @@ from dsync.state import (
     NamespaceState,
     Phase,
     RunRow,
+    StateBusyError,
+    StateUnreachableError,
     finish_units,
 )
 
@@ -33,6 +38,11 @@ if TYPE_CHECKING:
     from dsync.state import Store
 
 T = TypeVar("T")
+
+_PASSING = (StateBusyError, StateUnreachableError)
+"""Nothing was recorded, and it may be in a moment."""
+_WAIT_INITIAL_S = 0.1
+_WAIT_MAX_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +54,15 @@ class RecordedRun:
 class Journal:
     """Records a run. Every method returns once its record is durable.
 
-    One thread does the store's work, so that calls keep their order and the loop is never blocked by an fsync.
+    One thread does the store's work, so that calls keep their order and the loop is never blocked by an fsync. A store
+    that cannot be reached is asked again without end: what ends the run then is the end of its lease.
     """
 
-    def __init__(self, store: Store, flow: str, run: str) -> None:
+    def __init__(
+        self, store: Store, flow: str, run: str, *, on_repeat: Callable[[DsyncError], None] = lambda _: None
+    ) -> None:
         self._store = store
+        self._on_repeat = on_repeat
         self.flow = flow
         self.run = run
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dsync-state")
@@ -58,11 +72,31 @@ class Journal:
 
     async def close(self) -> None:
         """Write what is left of the record of events, and let go of the thread."""
-        await self.flush_events()
-        self._thread.shutdown()
+        rows, self._events = self._events, []
+        try:
+            if rows:
+                # Asked once only: where the run ends because of the store, its end must not wait for the store.
+                with contextlib.suppress(*_PASSING):
+                    await self._once(lambda: self._store.append_events(self.flow, rows))
+        finally:
+            self._thread.shutdown(wait=False)
+
+    async def _once(self, action: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
 
     async def _call(self, action: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+        def passes(error: Exception) -> bool:
+            if not isinstance(error, _PASSING):
+                return False
+            self._on_repeat(error)
+            return True
+
+        async for attempt in stamina.retry_context(
+            on=passes, attempts=None, timeout=None, wait_initial=_WAIT_INITIAL_S, wait_max=_WAIT_MAX_S
+        ):
+            with attempt:
+                return await self._once(action)
+        raise AssertionError("a retry context ends by returning or raising")
 
     async def row(self) -> RunRow:
         found = await self._call(lambda: self._store.get_run(self.flow, self.run))

@@ -17,8 +17,11 @@ from dsync.state.errors import (
     StateCorruptError,
     StateFromTheFutureError,
     StateFullError,
+    StateIncompleteError,
     StateMissingError,
     StateUnavailableError,
+    StateUncertainError,
+    StateUnreachableError,
     UnitGoneError,
 )
 from dsync.state.holder import this_process
@@ -81,8 +84,11 @@ __all__ = [
     "StateCorruptError",
     "StateFromTheFutureError",
     "StateFullError",
+    "StateIncompleteError",
     "StateMissingError",
     "StateUnavailableError",
+    "StateUncertainError",
+    "StateUnreachableError",
     "Store",
     "UnitGoneError",
     "UnitKind",

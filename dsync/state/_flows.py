@@ -26,15 +26,20 @@ class Flows(Part):
         Raises FlowExistsError: the name belongs to a flow with another fingerprint, or several named flows could
         be meant.
         """
-        with self._database.writing() as connection:
-            found = self._named(connection, name, fingerprint) if name else self._unnamed(connection, fingerprint)
+        # A flow that is there is found without the right to write, which a process that hangs may keep from us.
+        with self._database.reading() as connection:
+            found = self._meant(connection, name, fingerprint)
+        if found is not None:
+            return found, False
+        with self._database.writing(self._alone("")) as connection:
+            found = self._meant(connection, name, fingerprint)
             if found is not None:
                 return found, False
             return self._insert_flow(connection, secrets.token_hex(_ID_BYTES), name, fingerprint, spec), True
 
     def create_flow(self, *, name: str | None, fingerprint: str, spec: JsonObject, flow: str | None = None) -> FlowRow:
         """A new flow; with `flow`, under the id it had before its state was lost. Raises FlowExistsError."""
-        with self._database.writing() as connection:
+        with self._database.writing(self._alone("")) as connection:
             return self._insert_flow(connection, flow or secrets.token_hex(_ID_BYTES), name, fingerprint, spec)
 
     def find_flow(self, reference: str) -> FlowRow | None:
@@ -65,7 +70,7 @@ class Flows(Part):
         """As find_flow. Raises FlowNotFoundError where there is none."""
         found = self.find_flow(reference)
         if found is None:
-            raise FlowNotFoundError(f"there is no flow {reference} in {self._database.path}: `dsync flows` lists them")
+            raise FlowNotFoundError(f"there is no flow {reference} in {self._database.title}: `dsync flows` lists them")
         return found
 
     def find_flow_by_name(self, name: str) -> FlowRow | None:
@@ -96,6 +101,9 @@ class Flows(Part):
                 select(*columns(flows, FlowRow)).where(self._at(flows)).order_by(flows.c.created_at, flows.c.flow)
             )
             return tuple(value(FlowRow, row) for row in found)
+
+    def _meant(self, connection: Connection, name: str | None, fingerprint: str) -> FlowRow | None:
+        return self._named(connection, name, fingerprint) if name else self._unnamed(connection, fingerprint)
 
     def _named(self, connection: Connection, name: str, fingerprint: str) -> FlowRow | None:
         row = connection.execute(select(*columns(flows, FlowRow)).where(self._at(flows, name=name))).first()
@@ -128,7 +136,7 @@ class Flows(Part):
     def _by_id(self, connection: Connection, flow: str) -> FlowRow:
         row = connection.execute(select(*columns(flows, FlowRow)).where(self._at(flows, flow=flow))).first()
         if row is None:
-            raise FlowNotFoundError(f"there is no flow {flow} in {self._database.path}: `dsync flows` lists them")
+            raise FlowNotFoundError(f"there is no flow {flow} in {self._database.title}: `dsync flows` lists them")
         return value(FlowRow, row)
 
     def _insert_flow(

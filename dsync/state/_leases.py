@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, select, update
 from dsync.state._part import Part, fenced
 from dsync.state.database import Database
 from dsync.state.errors import LeaseHeldError
-from dsync.state.holder import is_gone, is_here
+from dsync.state.holder import is_gone, is_here, is_stopped
 from dsync.state.rows import DEFAULT_TTL_S, Holder, Lease, LeaseRow
 from dsync.state.schema import from_us, leases, to_us
 
@@ -31,10 +31,12 @@ class Leases(Part):
 
         Raises LeaseHeldError, which names the holder and how long the lease still runs.
         """
-        with self._database.writing() as connection:
+        # Looked at before the right to write is taken: a holder that was stopped may keep just that from us.
+        with self._database.reading() as connection:
+            self._refuse_others(self._select_lease(connection, flow, unit), holder)
+        with self._database.writing(self._alone(flow)) as connection:
             row = self._select_lease(connection, flow, unit)
-            if row is not None and row.holder is not None and row.holder["nonce"] != holder.nonce:
-                self._refuse_if_held(row)
+            self._refuse_others(row, holder)
             lease = Lease(flow=flow, unit=unit, fence=(row.fence if row else 0) + 1, holder=holder, ttl_s=ttl_s)
             key = {"workspace": self._workspace, "flow": flow, "unit": unit}
             taken = {"fence": lease.fence, "holder": asdict(holder), "renewals": 0, **self._until(ttl_s)}
@@ -49,7 +51,7 @@ class Leases(Part):
 
         Raises FencedError: somebody has, or it was released.
         """
-        with self._database.writing() as connection:
+        with self._database.writing(self._alone(lease.flow)) as connection:
             count = connection.execute(
                 update(leases)
                 .where(
@@ -62,7 +64,7 @@ class Leases(Part):
 
     def release_lease(self, lease: Lease) -> None:
         """Let the next one in at once. Nothing happens where it was taken over. Repeatable."""
-        with self._database.writing() as connection:
+        with self._database.writing(self._alone(lease.flow)) as connection:
             connection.execute(
                 update(leases)
                 .where(self._at(leases, flow=lease.flow, unit=lease.unit, fence=lease.fence))
@@ -75,13 +77,17 @@ class Leases(Part):
         """Who holds a flow, and for how long; None: nobody ever has."""
         with self._database.reading() as connection:
             row = self._select_lease(connection, flow, unit)
-        return self._lease_row(row) if row is not None else None
+            return self._lease_row(row) if row is not None else None
 
     def list_leases(self) -> dict[str, LeaseRow]:
         """Of whole flows, by flow."""
         with self._database.reading() as connection:
             rows = connection.execute(select(leases).where(self._at(leases, unit=""))).all()
-        return {row.flow: self._lease_row(row) for row in rows}
+            return {row.flow: self._lease_row(row) for row in rows}
+
+    def _refuse_others(self, row: Row[Any] | None, holder: Holder) -> None:
+        if row is not None and row.holder is not None and row.holder["nonce"] != holder.nonce:
+            self._refuse_if_held(row)
 
     def _refuse_if_held(self, row: Row[Any]) -> None:
         remaining_us = self._remaining_us(row)
@@ -89,9 +95,7 @@ class Leases(Part):
             raise _held(row.flow, _holder_of(row), remaining_us / _US)
 
     def _select_lease(self, connection: Connection, flow: str, unit: str) -> Row[Any] | None:
-        return connection.execute(
-            select(leases).where(self._at(leases, flow=flow, unit=unit)).with_for_update()
-        ).first()
+        return connection.execute(select(leases).where(self._at(leases, flow=flow, unit=unit))).first()
 
     def _until(self, ttl_s: float) -> dict[str, Any]:
         ttl_us = int(ttl_s * _US)
@@ -140,11 +144,15 @@ def _holder_of(row: Row[Any]) -> Holder:
 
 def _held(flow: str, holder: Holder, remaining_s: float) -> LeaseHeldError:
     here = is_here(holder)
-    advice = (
-        "stop that process, or wait for it"
-        if here
-        else "it is free then if that process has ended without releasing it"
-    )
+    if here and is_stopped(holder.pid):
+        advice = (
+            "that process is stopped (by SIGSTOP, Ctrl-Z or a debugger): let it go on with "
+            f"`kill -CONT {holder.pid}`, or end it with `kill -9 {holder.pid}` and give the same command again"
+        )
+    elif here:
+        advice = "stop that process, or wait for it"
+    else:
+        advice = "it is free then if that process has ended without releasing it"
     return LeaseHeldError(
         f"flow {flow} is run by process {holder.pid} on {holder.host}, whose lease runs for another "
         f"{remaining_s:.0f} s: {advice}",

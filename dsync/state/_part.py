@@ -29,11 +29,15 @@ class Part:
     @contextlib.contextmanager
     def _writing(self, flow: str) -> Iterator[Connection]:
         """A transaction that writes for a flow; FencedError where this store held the flow and lost it."""
-        with self._database.writing() as connection:
+        with self._database.writing(self._alone(flow)) as connection:
             held = self._held.get(flow)
             if held is not None:
                 self._check_fence(connection, held)
             yield connection
+
+    def _alone(self, flow: str) -> str:
+        """What a transaction names so that no other one for this flow runs beside it; "": for making flows."""
+        return f"flow {self._workspace}/{flow}"
 
     def _check_fence(self, connection: Connection, lease: Lease) -> None:
         fence = connection.execute(

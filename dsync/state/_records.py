@@ -60,7 +60,7 @@ class Records(Part):
         """Add events at the end, in this order and in one transaction; returns the number of the last one."""
         now = self._database.now()
         # Also written by commands that do not hold the flow, hence without a look at the fence.
-        with self._database.writing() as connection:
+        with self._database.writing(self._alone(flow)) as connection:
             last = connection.execute(select(func.max(events.c.seq)).where(self._at(events, flow=flow))).scalar() or 0
             key = {"workspace": self._workspace, "flow": flow}
             rows = [

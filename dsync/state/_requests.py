@@ -13,7 +13,7 @@ class Requests(Part):
     def add_request(self, flow: str, kind: str, args: JsonObject | None = None) -> RequestRow:
         """Ask something of whoever runs the flow, now or next."""
         # Whoever asks does not hold the flow, so there is no fence to look at.
-        with self._database.writing() as connection:
+        with self._database.writing(self._alone(flow)) as connection:
             last = connection.execute(
                 select(func.max(requests.c.request)).where(self._at(requests, flow=flow))
             ).scalar()

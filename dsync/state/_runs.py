@@ -32,7 +32,7 @@ class Runs(Part):
                 select(flows.c.spec, flows.c.spec_revision).where(self._at(flows, flow=flow))
             ).first()
             if spec is None:
-                raise FlowNotFoundError(f"there is no flow {flow} in {self._database.path}: `dsync flows` lists them")
+                raise FlowNotFoundError(f"there is no flow {flow} in {self._database.title}: `dsync flows` lists them")
             last = connection.execute(select(func.max(runs.c.number)).where(self._at(runs, flow=flow))).scalar()
             made = RunRow(
                 flow=flow,

@@ -19,11 +19,23 @@ class StateFullError(RetryableError, status=StatusCode.RESOURCE_EXHAUSTED):
 
 
 class StateBusyError(RetryableError):
-    """Another process kept the state file locked for longer than we wait."""
+    """Another process kept the state locked for longer than we wait."""
+
+
+class StateUnreachableError(RetryableError):
+    """The server that keeps the state does not answer, or takes no writes at the moment; nothing was recorded."""
+
+
+class StateUncertainError(PermanentError):
+    """The connection was lost while something was recorded, and whether it was could not be found out in time."""
 
 
 class StateCorruptError(PermanentError):
-    """The state file is damaged, or is not an SQLite file at all."""
+    """The state is damaged, or is not an SQLite file at all."""
+
+
+class StateIncompleteError(PermanentError):
+    """Some of the state's tables are missing: it was migrated half, restored half, or changed by hand."""
 
 
 class StateFromTheFutureError(PermanentError):
@@ -31,15 +43,15 @@ class StateFromTheFutureError(PermanentError):
 
 
 class StateUnavailableError(PermanentError):
-    """The state file cannot be opened, read or written, and repeating will not change that."""
+    """The state cannot be opened, read or written, and repeating will not change that."""
 
 
 class StateMissingError(MissingObjectError):
-    """There is no state file, and the caller asked not to make one."""
+    """There is no state at that place, and the caller asked not to make one."""
 
 
 class NotAStateError(RequestError):
-    """The file is an SQLite database of somebody else's; we write nothing into it."""
+    """The file or schema is somebody else's; we write nothing into it."""
 
 
 class FlowNotFoundError(RequestError):
@@ -82,7 +94,10 @@ __all__ = [
     "StateCorruptError",
     "StateFromTheFutureError",
     "StateFullError",
+    "StateIncompleteError",
     "StateMissingError",
     "StateUnavailableError",
+    "StateUncertainError",
+    "StateUnreachableError",
     "UnitGoneError",
 ]

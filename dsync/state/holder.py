@@ -55,6 +55,23 @@ def is_gone(holder: Holder) -> bool:
     return started != holder.started
 
 
+def is_stopped(pid: int) -> bool:
+    """The process is alive and does nothing until somebody lets it go on: SIGSTOP, Ctrl-Z, a debugger."""
+    if _IS_LINUX:
+        fields = _stat_on_linux(pid)
+        return fields is not None and fields[0] in (b"T", b"t")
+    return _output_of("ps", "-o", "stat=", "-p", str(pid)).startswith("T")
+
+
+def name_of(pid: int) -> str:
+    """What the process list calls it, without its arguments; empty where it is unknown."""
+    if _IS_LINUX:
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/comm").read_text("utf-8", "replace").strip()
+        return ""
+    return os.path.basename(_output_of("ps", "-o", "comm=", "-p", str(pid)))
+
+
 @functools.cache
 def boot_id() -> str:
     """What changes with every start of this machine and never else; empty where the system tells none."""
@@ -93,16 +110,21 @@ def _start_of(pid: int) -> str | None:
 
 
 def _start_on_linux(pid: int) -> str | None:
-    """Field 22 of /proc/PID/stat, in clock ticks since boot (proc_pid_stat(5)).
-
-    The second field is the command's name in parentheses and may itself contain spaces and parentheses.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
+    """Field 22 of /proc/PID/stat, in clock ticks since boot (proc_pid_stat(5))."""
+    fields = _stat_on_linux(pid)
+    if fields is None:
         return None
     state, started = fields[0], fields[19]
     return "" if state in (b"Z", b"X") else started.decode()
+
+
+def _stat_on_linux(pid: int) -> list[bytes] | None:
+    """/proc/PID/stat from its third field on; the second one is the command's name in parentheses and may itself
+    contain spaces and parentheses."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
 
 
 def _output_of(*command: str) -> str:

@@ -69,15 +69,22 @@ async def heartbeats(
     `on_lost` is called at most once, from the event loop: with FencedError where another process has taken the flow
     over, with LeaseLostError where it could not be renewed until it ran out. Nothing may be written after that.
     """
-    beating = tasks.create_task(_beat(store, lease, on_lost, pause), name=f"lease of flow {lease.flow}")
+    lost: list[DsyncError] = []
+
+    def note_loss(error: DsyncError) -> None:
+        lost.append(error)
+        on_lost(error)
+
+    beating = tasks.create_task(_beat(store, lease, note_loss, pause), name=f"lease of flow {lease.flow}")
     try:
         yield
     finally:
         beating.cancel()
         # A lease that could not be released ends by itself, and at once with this process. It must not hide how
-        # the flow ended.
-        with contextlib.suppress(DsyncError):
-            store.release_lease(lease)
+        # the flow ended. One that is lost is not ours to release, and whoever lost it may wait for nothing more.
+        if not lost:
+            with contextlib.suppress(DsyncError):
+                store.release_lease(lease)
 
 
 async def _beat(store: Store, lease: Lease, on_lost: Callable[[DsyncError], None], pause: Pause) -> None:
@@ -85,21 +92,23 @@ async def _beat(store: Store, lease: Lease, on_lost: Callable[[DsyncError], None
     ttl_us = int(lease.ttl_s * 1_000_000)
     renewed_us = clock.uptime_us()
     pause_s = lease.ttl_s / _BEATS_PER_TTL
+
+    def left_s() -> float:
+        return (renewed_us + ttl_us - clock.uptime_us()) / 1_000_000
+
     while True:
         await pause(pause_s)
         asked_us = clock.uptime_us()
         try:
-            await asyncio.to_thread(store.renew_lease, lease)
-        except RetryableError as exc:
+            # A server that says nothing must not keep us from noticing that the lease is over. Whoever was asleep until
+            # then still asks: it is ours as long as nobody has come.
+            async with asyncio.timeout(max(left_s(), lease.ttl_s / _BEATS_PER_TTL_IN_TROUBLE)):
+                await asyncio.to_thread(store.renew_lease, lease)
+        except (RetryableError, TimeoutError) as exc:
             pause_s = lease.ttl_s / _BEATS_PER_TTL_IN_TROUBLE
             # The next beat would come too late.
-            if clock.uptime_us() + pause_s * 1_000_000 >= renewed_us + ttl_us:
-                lost = LeaseLostError(
-                    f"running flow {lease.flow}: its lease could not be renewed for {lease.ttl_s:g} s, so another "
-                    f"process may take it over, and this one stops; the same command goes on once that is mended: {exc}"
-                )
-                lost.__cause__ = exc
-                on_lost(lost)
+            if left_s() <= pause_s or isinstance(exc, TimeoutError):
+                on_lost(_lost(lease, exc))
                 return
         except DsyncError as exc:
             on_lost(exc)
@@ -107,3 +116,13 @@ async def _beat(store: Store, lease: Lease, on_lost: Callable[[DsyncError], None
         else:
             renewed_us = asked_us
             pause_s = lease.ttl_s / _BEATS_PER_TTL
+
+
+def _lost(lease: Lease, cause: BaseException) -> LeaseLostError:
+    lost = LeaseLostError(
+        f"running flow {lease.flow}: its lease could not be renewed for {lease.ttl_s:g} s, so another process may take "
+        "it over, and this one stops; the same command goes on once that is mended: "
+        f"{str(cause) or 'the state does not answer'}"
+    )
+    lost.__cause__ = cause
+    return lost

@@ -1,4 +1,4 @@
-"""Where the state file is: the value of `--state`, the XDG default, and the private directory and file modes."""
+"""Where the state is: the value of `--state`, the XDG default, and the private directory and file modes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,38 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from dsync.protocol.errors import RequestError
+from dsync.sdk.redaction import redact_uri
+from dsync.sdk.references import is_reference, resolve
 from dsync.state.errors import StateMissingError, StateUnavailableError
+
+DEFAULT_SCHEMA = "dsync_state"
+"""Where the tables of a state on a PostgreSQL server are."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?://|$)")
 _PRIVATE_DIRECTORY = 0o700
 _PRIVATE_FILE = 0o600
+# Longer ones are cut off by the server (NAMEDATALEN), with a notice that nobody sees.
+_LONGEST_NAME_BYTES = 63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerPlace:
+    """A schema on a PostgreSQL server."""
+
+    uri: str = field(repr=False)
+    """For libpq, without our own parameters; may hold a password."""
+    schema: str = DEFAULT_SCHEMA
+
+    @property
+    def title(self) -> str:
+        """For messages."""
+        shown = redact_uri(self.uri)
+        return shown if self.schema == DEFAULT_SCHEMA else f"{shown} (schema {self.schema})"
 
 
 def default_directory(environ: Mapping[str, str] = os.environ) -> Path:
@@ -32,15 +56,22 @@ def default_directory(environ: Mapping[str, str] = os.environ) -> Path:
         ) from exc
 
 
-def parse_location(value: str | os.PathLike[str] | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the state file that `--state` means: `sqlite:///PATH` (relative; four slashes: absolute) or a path.
+def parse_location(value: str | os.PathLike[str] | None, environ: Mapping[str, str] = os.environ) -> Path | ServerPlace:
+    """Return the place that `--state` means.
+
+    `sqlite:///PATH` (relative; four slashes: absolute), a path, `postgresql://…[?schema=NAME]`, or `env:NAME` and
+    `file:PATH`, which hold one of these.
 
     Raises RequestError for anything else; its message never repeats the value, which may hold a password.
     """
     if value is None or not os.fspath(value):
         return default_directory(environ) / "state.db"
     given = os.fspath(value)
+    if is_reference(given):
+        given = resolve(given, what="--state").strip()
     scheme = _SCHEME.match(given)
+    if scheme and scheme.group(1).lower() in ("postgresql", "postgres"):
+        return _server_of_uri(given)
     if scheme:
         given = _path_of_url(scheme.group(1).lower(), given)
     try:
@@ -49,11 +80,35 @@ def parse_location(value: str | os.PathLike[str] | None, environ: Mapping[str, s
         raise RequestError(f"--state {given}: there is no such user, or none with a home directory") from exc
 
 
+def _server_of_uri(uri: str) -> ServerPlace:
+    """Take our own parameter out of the URI, and secrets out of where references say they are."""
+    base, mark, query = uri.partition("?")
+    if not base.lower().startswith(("postgresql://", "postgres://")):
+        raise RequestError("--state: write postgresql://[USER@]HOST[:PORT]/DATABASE[?schema=NAME]")
+    schema = DEFAULT_SCHEMA
+    kept = []
+    for parameter in query.split("&") if mark else ():
+        name, _, text = parameter.partition("=")
+        text = unquote(text)
+        if name == "schema":
+            schema = text
+        elif is_reference(text):
+            kept.append(f"{name}={quote(resolve(text, what=f'--state, {name}='), safe='')}")
+        else:
+            kept.append(parameter)
+    if not schema or "\0" in schema or len(schema.encode()) > _LONGEST_NAME_BYTES or schema.lower().startswith("pg_"):
+        raise RequestError(
+            f"--state: schema= must be the name of a schema, of at most {_LONGEST_NAME_BYTES} bytes and not one of "
+            "PostgreSQL's own (pg_…)"
+        )
+    return ServerPlace(uri=base + ("?" + "&".join(kept) if kept else ""), schema=schema)
+
+
 def _path_of_url(scheme: str, url: str) -> str:
     if scheme != "sqlite":
         raise RequestError(
-            f"--state: {scheme} is not supported by this version of dsync, which keeps its state in SQLite: "
-            "give sqlite:///PATH or a path (PostgreSQL comes in a later version)"
+            f"--state: {scheme} is not a store that dsync knows: give sqlite:///PATH or a path for a file, or "
+            "postgresql://HOST/DATABASE to share the state"
         )
     path = url[len("sqlite:///") :]
     if not url.lower().startswith("sqlite:///") or not path or path == ":memory:" or "?" in path:

@@ -134,7 +134,10 @@ store_meta = Table(
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""About the file itself: `dsync_version` is the version that migrated it last."""
+"""About the state itself: `dsync_version` is the version that migrated it last."""
+
+alembic_version = Table("alembic_version", MetaData(), Column("version_num", Text, primary_key=True))
+"""Made and kept by Alembic, hence not among ours: the revision of the schema."""
 
 flows = Table(
     "flows",

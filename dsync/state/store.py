@@ -1,11 +1,12 @@
-"""The store: all that dsync remembers between two commands, in one file.
+"""The store: all that dsync remembers between two commands, in one file or in one schema on a PostgreSQL server.
 
 Every method is one short transaction, and what it has written is on the disk when it returns. They are synchronous
-and may be called from any thread: a read takes well under a millisecond and can be called directly from a
-coroutine; a write waits for the disk, so a coroutine calls it through `asyncio.to_thread`. Threads take turns.
+and may be called from any thread: a read of a file takes well under a millisecond and can be called directly from a
+coroutine; a write waits for the disk, and a server for the network, so a coroutine calls them through
+`asyncio.to_thread`. Threads take turns.
 
-Each raises, besides what it says itself, StateFullError and StateBusyError (later it may work) and
-StateUnavailableError and StateCorruptError (only a person can help).
+Each raises, besides what it says itself, StateFullError, StateBusyError and StateUnreachableError (later it may work)
+and StateUnavailableError, StateCorruptError and StateUncertainError (only a person can help).
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ from dsync.state._plans import Plans
 from dsync.state._records import Records
 from dsync.state._requests import Requests
 from dsync.state._runs import Runs
-from dsync.state.database import Clock, Database, HostClock, open_database
+from dsync.state.database import Clock, Database
 from dsync.state.location import parse_location
+from dsync.state.opening import open_database
 from dsync.state.rows import DEFAULT_WORKSPACE, FlowSummary, RunRow
 from dsync.state.schema import FLOW_TABLES, leases, runs, verify_progress
 
 
 class Store(Flows, Runs, Plans, Leases, Requests, Records):
-    """One workspace of one state file. The methods stand in the modules named after what they keep:
+    """One workspace of one state. The methods stand in the modules named after what they keep:
 
     - `_flows`: open_flow, create_flow, find_flow, get_flow, find_flow_by_name, find_flows_by_fingerprint, update_spec,
       list_flow_rows
@@ -61,14 +63,14 @@ class Store(Flows, Runs, Plans, Leases, Requests, Records):
             StateMissingError: there is none, and `create` is false.
             StateCorruptError: it is damaged.
             StateFromTheFutureError: a newer dsync wrote it.
+            StateIncompleteError: tables of it are missing.
             NotAStateError: it is another program's database.
         """
-        path = parse_location(location)
-        return cls(open_database(path, create=create, clock=clock or HostClock()), workspace)
+        return cls(open_database(parse_location(location), create=create, clock=clock), workspace)
 
     def __init__(self, database: Database, workspace: str = DEFAULT_WORKSPACE) -> None:
         super().__init__(database, workspace)
-        self.path = database.path
+        self.title = database.title
         self.clock = database.clock
 
     def __enter__(self) -> Self:
@@ -80,11 +82,11 @@ class Store(Flows, Runs, Plans, Leases, Requests, Records):
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; leases are not released. Repeatable."""
+        """Let go of it; leases are not released. Repeatable."""
         self._database.close()
 
     def check_integrity(self) -> None:
-        """Compare every index with its table; opening has only checked the pages. Raises StateCorruptError."""
+        """Look for damage that opening does not. Raises StateCorruptError."""
         self._database.check_integrity()
 
     def delete_flow(self, flow: str) -> Mapping[str, int]:

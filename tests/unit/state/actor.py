@@ -3,14 +3,20 @@
 python actor.py STATE FLOW RUN TTL
 """
 
+import os
 import resource
+import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
+from sqlalchemy import update
+
 from dsync.protocol.errors import DsyncError
 from dsync.state import CheckpointRow, Lease, LeaseHeldError, Store, this_process
+from dsync.state.migrations import upgrade
+from dsync.state.schema import checkpoints
 
 
 def main() -> None:
@@ -36,6 +42,15 @@ def main() -> None:
                 answer = f"saved {seq}"
             elif word == "write-for-ever":
                 write_for_ever(store, flow, run, start=int(rest[0]))
+            elif word == "stop-in-the-middle":
+                with store._writing(flow) as connection:
+                    connection.execute(update(checkpoints).values(seq=checkpoints.c.seq + 1))
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                answer = "went on"
+            elif word == "stop-while-migrating":
+                vars(upgrade)["upgrade"] = lambda connection: os.kill(os.getpid(), signal.SIGSTOP)
+                Store.open(rest[0])
+                answer = "went on"
             elif word == "limit-files":
                 resource.setrlimit(resource.RLIMIT_FSIZE, (int(rest[0]), resource.RLIM_INFINITY))
                 answer = "limited"

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from dsync.protocol.types import PageType
 from dsync.state import CheckpointRow, DeadLetterRow, EventRow, NamespaceTotals, Store, UnitGoneError, VerifyRow
 from dsync.state.schema import from_us
+from dsync.state.sqlite import SqliteDatabase
 from tests.unit.state.support import HandClock, planned_run, slices
 
 
@@ -80,15 +81,15 @@ def test_totals_are_exact_by_sink_and_by_namespace(store: Store) -> None:
     )
 
 
-def test_recording_a_page_costs_under_a_millisecond_of_our_time(store: Store) -> None:
-    """Apart from the wait for the disk; seen: 0.24 ms. It is done for every page."""
+@pytest.mark.parametrize(("state", "limit_s"), [("sqlite", 0.001), ("postgresql", 0.004)], indirect=["state"])
+def test_recording_a_page_costs_next_to_nothing_of_our_time(store: Store, limit_s: float) -> None:
+    """Apart from the wait for disk and server; seen: 0.24 ms for a file, 1.3 ms for a server. It is done every page."""
     run = planned_run(store)
     row = CheckpointRow(unit="p0.0.0", cursor=b"c" * 40)
-    with store._database.reading() as connection:
-        connection.exec_driver_sql("SELECT 1")
-    store._database._connection.connection.cursor().execute("PRAGMA synchronous = OFF")
+    if isinstance(store._database, SqliteDatabase):
+        store._database._connection.connection.cursor().execute("PRAGMA synchronous = OFF")
     best = min(_cost_s(lambda: store.save_checkpoint(run.flow, run.run, row)) for _ in range(5))
-    assert best < 0.001
+    assert best < limit_s
 
 
 def _cost_s(action: Callable[[], None], repeats: int = 100) -> float:

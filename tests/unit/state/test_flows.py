@@ -230,9 +230,9 @@ def test_a_flow_that_another_process_runs_is_not_deleted(store: Store, open_stor
     assert other.delete_flow(run.flow)["flows"] == 1
 
 
-def test_workspaces_do_not_see_each_other(store: Store) -> None:
+def test_workspaces_do_not_see_each_other(store: Store, state: str) -> None:
     run = planned_run(store, name="shop")
-    with Store.open(store.path, workspace="another") as other:
+    with Store.open(state, workspace="another") as other:
         assert other.list_flows() == ()
         assert other.find_flow("shop") is None
         assert other.get_run(run.flow, run.run) is None

@@ -10,7 +10,13 @@ import pytest
 
 from dsync.protocol.errors import RequestError
 from dsync.state import StateMissingError, StateUnavailableError, Store
-from dsync.state.location import default_directory, parse_location, prepare_file
+from dsync.state.location import ServerPlace, default_directory, parse_location, prepare_file
+
+
+@pytest.fixture
+def state(state_file: Path) -> Path:
+    """The tests of this module are about the file."""
+    return state_file
 
 
 @pytest.mark.parametrize("value", [None, ""])
@@ -40,12 +46,56 @@ def test_a_path_and_an_sqlite_url_name_the_file(value: str, path: str) -> None:
     assert parse_location(value) == Path(path).expanduser().absolute()
 
 
-@pytest.mark.parametrize("value", ["postgresql://me:hunter2@db/state", "redis://hunter2", "mysql:"])
+@pytest.mark.parametrize("value", ["redis://hunter2", "mysql:"])
 def test_another_scheme_is_refused_with_what_is_supported_and_without_repeating_the_value(value: str) -> None:
-    with pytest.raises(RequestError, match="sqlite:///PATH or a path") as caught:
+    with pytest.raises(RequestError, match=r"sqlite:///PATH or a path.*postgresql://HOST/DATABASE") as caught:
         parse_location(value)
     assert "hunter2" not in str(caught.value)
     assert value.partition(":")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "uri", "schema"),
+    [
+        ("postgresql://h/d", "postgresql://h/d", "dsync_state"),
+        ("postgres://u:p@h:1/d?schema=a%20B", "postgres://u:p@h:1/d", "a B"),
+        ("postgresql://h/d?sslmode=require&schema=s&connect_timeout=3", None, "s"),
+        ("env:STATE", "postgresql://u:hunter2@h/d", "s"),
+        ("postgresql://h/d?password=env:WORD", "postgresql://h/d?password=p%26w", "dsync_state"),
+    ],
+)
+def test_a_postgresql_uri_names_server_and_schema(
+    value: str, uri: str | None, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything but the schema is libpq's."""
+    monkeypatch.setenv("STATE", "postgresql://u:hunter2@h/d?schema=s")
+    monkeypatch.setenv("WORD", "p&w")
+    place = parse_location(value)
+    assert isinstance(place, ServerPlace)
+    assert (place.uri, place.schema) == (uri or "postgresql://h/d?sslmode=require&connect_timeout=3", schema)
+
+
+@pytest.mark.parametrize("value", ["postgresql://u:hunter2@h/d?schema=s", "postgresql://h/d?password=hunter2"])
+def test_a_place_is_shown_without_its_password(value: str) -> None:
+    place = parse_location(value)
+    assert isinstance(place, ServerPlace)
+    assert "hunter2" not in place.title + repr(place)
+    assert place.title.startswith("postgresql://")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "postgresql:",
+        "postgresql://h/d?schema=",
+        "postgresql://h/d?schema=pg_hunter2",
+        "postgresql://hunter2/?schema=" + 64 * "x",
+    ],
+)
+def test_what_can_be_no_schema_is_refused_without_repeating_it(value: str) -> None:
+    with pytest.raises(RequestError, match="schema=") as caught:
+        parse_location(value)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +118,9 @@ def test_everything_is_private_to_its_owner(tmp_path: Path, monkeypatch: pytest.
     try:
         with Store.open() as store:
             store.open_flow(name=None, fingerprint="f", spec={})
-            files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in store.path.parent.iterdir()}
+            files = {
+                path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "state home" / "dsync").iterdir()
+            }
     finally:
         os.umask(before)
     assert {"state.db", "state.db-wal", "state.db-shm"} <= set(files)

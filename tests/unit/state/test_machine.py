@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,21 +33,20 @@ SINKS = st.sampled_from(["1", "2"])
 class Leasing(RuleBasedStateMachine):
     """Three processes, a store each, on one flow; the model knows who holds it and what was recorded."""
 
-    template: Path
+    fresh: Callable[[], str | Path]
+    """Gives a state without flows."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.directory = tempfile.TemporaryDirectory()
         self.dead: set[str] = set()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(_leases, "is_gone", lambda holder: holder.nonce in self.dead or is_gone(holder))
 
     @initialize()
     def start(self) -> None:
-        path = Path(self.directory.name) / "state.db"
-        shutil.copy(self.template, path)
+        self.location = type(self).fresh()
         self.clock = HandClock()
-        self.stores = [Store.open(path, clock=self.clock) for _ in range(3)]
+        self.stores = [Store.open(self.location, clock=self.clock) for _ in range(3)]
         run = planned_run(self.stores[0])
         self.flow, self.run = run.flow, run.run
         self.holders: list[Holder] = [this_process() for _ in range(3)]
@@ -104,7 +104,7 @@ class Leasing(RuleBasedStateMachine):
         """The process dies and the same command is run again."""
         self.dead.add(self.holders[actor].nonce)
         self.stores[actor].close()
-        self.stores[actor] = Store.open(self.stores[actor].path, clock=self.clock)
+        self.stores[actor] = Store.open(self.location, clock=self.clock)
         if self.held_by == actor:
             self.held_by = None
         self.leases[actor] = None
@@ -145,10 +145,30 @@ class Leasing(RuleBasedStateMachine):
         for store in getattr(self, "stores", []):
             store.close()
         self.patch.undo()
-        self.directory.cleanup()
 
 
-def test_no_order_of_events_gives_two_holders_or_loses_a_checkpoint(empty_state: Path) -> None:
+def _play(fresh: Callable[[], str | Path], *, examples: int) -> None:
+    Leasing.fresh = staticmethod(fresh)
+    run_state_machine_as_test(Leasing, settings=settings(max_examples=examples, stateful_step_count=30, deadline=None))
+
+
+def test_no_order_of_events_gives_two_holders_or_loses_a_checkpoint(empty_state: Path, tmp_path: Path) -> None:
     """Fences grow, zombies write nothing, and what was recorded is what everyone reads."""
-    Leasing.template = empty_state
-    run_state_machine_as_test(Leasing, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))
+    numbers = itertools.count()
+
+    def copy() -> Path:
+        return Path(shutil.copy(empty_state, tmp_path / f"state-{next(numbers)}.db"))
+
+    _play(copy, examples=40)
+
+
+def test_nor_does_it_at_a_server(state_server: str) -> None:
+    """The same promises where several machines share the state."""
+
+    def emptied() -> str:
+        with Store.open(state_server) as store:
+            for flow in store.list_flow_rows():
+                store.delete_flow(flow.flow)
+        return state_server
+
+    _play(emptied, examples=8)

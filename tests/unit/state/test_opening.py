@@ -1,4 +1,4 @@
-"""Opening a state: checked, migrated, and refused where it is not ours to use."""
+"""Opening a state file: checked, migrated, and refused where it is not ours to use."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ from tests.unit.state.record import SPEC
 from tests.unit.state.support import Actor, planned_run
 
 RECORDED = sorted(Path(__file__).with_name("recorded").glob("state-*.db"))
+
+
+@pytest.fixture
+def state(state_file: Path) -> Path:
+    """The tests of this module are about the file."""
+    return state_file
 
 
 def execute(path: Path, *statements: str) -> None:

@@ -18,15 +18,21 @@ from dsync.state import (
     StateFullError,
     StateUnavailableError,
     Store,
-    database,
+    sqlite,
     this_process,
 )
 from tests.unit.state.support import planned_run, slices
 
 
+@pytest.fixture
+def state(state_file: Path) -> Path:
+    """The tests of this module are about the file."""
+    return state_file
+
+
 def limit_pages(store: Store, pages: int) -> None:
     """A file that cannot grow beyond that fails exactly as it does on a full disk."""
-    store._database._connection.connection.cursor().execute(f"PRAGMA max_page_count = {pages}")
+    vars(store._database)["_connection"].connection.cursor().execute(f"PRAGMA max_page_count = {pages}")
 
 
 def test_a_full_disk_can_be_waited_out_and_nothing_is_half_done(store: Store) -> None:
@@ -58,14 +64,14 @@ def test_a_full_disk_can_be_waited_out_and_nothing_is_half_done(store: Store) ->
 
 def test_a_new_state_on_a_full_disk_is_made_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state.db"
-    configure = database._configure
+    configure = sqlite._configure
 
     def on_a_small_disk(connection: sqlite3.Connection, record: object) -> None:
         configure(connection, record)
         connection.execute("PRAGMA max_page_count = 5")
 
     with monkeypatch.context() as patched:
-        patched.setattr(database, "_configure", on_a_small_disk)
+        patched.setattr(sqlite, "_configure", on_a_small_disk)
         with pytest.raises(StateFullError):
             Store.open(path)
     left = sqlite3.connect(path)
@@ -80,11 +86,11 @@ def test_a_file_that_stays_locked_is_named_and_can_be_tried_again(
     state: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = planned_run(store)
-    monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sqlite, "_BUSY_TIMEOUT_S", 0.05)
     locking = sqlite3.connect(state, isolation_level=None)
     locking.execute("BEGIN IMMEDIATE")
     with Store.open(state) as other:
-        with pytest.raises(StateBusyError, match="another process") as caught:
+        with pytest.raises(StateBusyError, match="another connection of this very process") as caught:
             other.append_events(run.flow, [EventRow(name="e")])
         assert isinstance(caught.value, RetryableError)
         assert other.latest_run(run.flow) is not None
@@ -95,7 +101,7 @@ def test_a_file_that_stays_locked_is_named_and_can_be_tried_again(
 
 def test_a_state_that_may_not_be_written_is_named(store: Store) -> None:
     run = planned_run(store)
-    store._database._connection.connection.cursor().execute("PRAGMA query_only = ON")
+    vars(store._database)["_connection"].connection.cursor().execute("PRAGMA query_only = ON")
     with pytest.raises(StateUnavailableError, match="owner and mode") as caught:
         store.acquire_lease(run.flow, this_process())
     assert isinstance(caught.value, PermanentError)
@@ -110,7 +116,7 @@ def test_a_file_system_without_shared_memory_is_named(tmp_path: Path, monkeypatc
     def without_shared_memory(url: URL, **options: Any) -> Engine:
         return create_engine(f"sqlite:///file:{url.database}?vfs=unix-dotfile&uri=true", **options)
 
-    monkeypatch.setattr(database, "create_engine", without_shared_memory)
+    monkeypatch.setattr(sqlite, "create_engine", without_shared_memory)
     with pytest.raises(StateUnavailableError, match="local disk"):
         Store.open(tmp_path / "state.db")
 
@@ -124,7 +130,7 @@ def test_a_state_that_others_read_without_the_write_ahead_log_is_busy(
     reader = sqlite3.connect(state, isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT * FROM flows").fetchall()
-    monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sqlite, "_BUSY_TIMEOUT_S", 0.05)
     with pytest.raises(StateBusyError):
         Store.open(state)
     reader.close()
