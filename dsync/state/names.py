@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 
 from dsync.protocol.errors import DsyncError
-from dsync.state.location import parse_location
+from dsync.state.location import ServerPlace, parse_location
 
 _BUSY_S = 0.2
 
@@ -21,7 +21,7 @@ def flow_names(location: str = "") -> tuple[tuple[str, str], ...]:
         path = parse_location(location or None)
     except DsyncError:
         return ()
-    if not path.is_file():
+    if isinstance(path, ServerPlace) or not path.is_file():
         return ()
     try:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)
