@@ -174,6 +174,8 @@ class Flow:
     runtime: Path
     """XDG_RUNTIME_DIR of its lives: sockets."""
     arguments: tuple[str, ...] = ()
+    state_directory: Path | None = None
+    """For the state alone, where it is to lie elsewhere."""
     inside: tuple[str, ...] = ()
     """What the command is run by, if not by this process itself: `ip netns exec NAME`."""
     page_bytes: int = 64 * 1024
@@ -190,7 +192,7 @@ class Flow:
 
     @property
     def state(self) -> Path:
-        return self.directory / "state.db"
+        return (self.state_directory or self.directory) / "state.db"
 
     @property
     def once(self) -> Path:
@@ -205,13 +207,18 @@ class Flow:
         fail: str = "",
         once: bool = False,
         short: str = "",
+        script: tuple[str, ...] = (),
         state: Path | None = None,
         environment: dict[str, str] | None = None,
     ) -> Life:
-        """Begin a life. `short`: what takes long in earnest and is short here, as `impatient.py` names it."""
+        """Begin a life. `short`: what takes long in earnest and is short here, as `impatient.py` names it.
+
+        `script`: what is run in the place of the installed command, with arguments of its own before the command's.
+        """
         number = len(self.lives) + 1
         output, log = self.directory / f"{number}.out", self.directory / f"{number}.log"
-        command = [sys.executable, str(_IMPATIENT), short] if short else [str(COMMAND)]
+        script = (str(_IMPATIENT), short) if short else script
+        command = [sys.executable, *script] if script else [str(COMMAND)]
         command += ["sync", self.source_uri, self.sink_uri, "--mode", "copy", "--state", str(state or self.state)]
         command += ["--page-bytes", str(self.page_bytes), "--parallel", str(self.parallel)]
         command += ["--json", "--progress", "plain", "--log-format", "json", "-v", *self.arguments, *arguments]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from psycopg import sql
 
 from dsync.quickstart.servers import EmbeddedPostgres
-from tests.crash.conftest import MakeFlow
+from tests.crash.conftest import Disk, MakeFlow
 from tests.crash.lives import Ending, Flow
 from tests.crash.oracles import check_copy, contents, watching
 from tests.crash.tables import fill, writing
@@ -117,35 +114,6 @@ def test_a_sink_that_accepts_no_writes_for_a_while_is_waited_for(make_flow: Make
     ending = life.wait()
     assert ending.exit_code == 0
     check_copy(flow, ending)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Disk:
-    """A file system of its own."""
-
-    path: Path
-
-    def leave_free(self, size_bytes: int) -> None:
-        """Make it so large that it has that much space left."""
-        usage = shutil.disk_usage(self.path)
-        options = f"remount,size={usage.used + size_bytes}"
-        subprocess.run(["mount", "-o", options, str(self.path)], check=True)
-
-
-@pytest.fixture
-def disk() -> Iterator[Disk]:
-    """A disk that may be made small; skips where this user may not mount one."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("a small disk needs root, to mount it")
-    # Not below the test's own directory, through which the server's user may not pass.
-    with tempfile.TemporaryDirectory(prefix="dsync-crash-disk-") as name:
-        Path(name).chmod(0o755)
-        mount = ["mount", "-t", "tmpfs", "-o", "size=100m,mode=0777", "tmpfs", name]
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-        yield Disk(path=Path(name))
-        subprocess.run(["umount", "-l", name], check=True)
 
 
 def test_a_sink_whose_disk_is_full_goes_on_once_there_is_space(
