@@ -60,7 +60,7 @@ async def _doctor_source(request: SyncRequest) -> DoctorReport:
         await end.open_session(session)
         findings: tuple[Finding, ...] = ()
         if end.serves("SchemaService"):
-            names = await selected(end, request.namespaces)
+            names = await selected(end, request.selection)
             findings = await end.connector.check(CheckRequest(role=Role.SOURCE, namespaces=names))
             findings += (await end.connector.describe(DescribeRequest(namespaces=names))).findings
         return DoctorReport(ends=(_examined("source", one.display, end),), findings=findings)

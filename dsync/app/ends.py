@@ -128,6 +128,8 @@ async def opening(
 
     On leaving, both plug-ins have ended and their private files are gone.
     """
+    # Its patterns are read before anybody is started for them.
+    _ = request.selection
     with ExitStack() as stack:
         runtime = stack.enter_context(runtime_directory())
         pages = None

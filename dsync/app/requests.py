@@ -7,11 +7,34 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dsync.coordinator.spec import MIB
+from dsync.protocol.namespaces import Selection
+
+LoadLevel = Literal["low", "medium", "high"]
 
 
 def default_parallel() -> int:
     """Two partitions in flight for two processors; more only help where there are more."""
     return max(2, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2, 8))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How hard the source is worked."""
+
+    parallel: int
+    page_bytes: int
+    pause_ratio: float
+    """How long a reader rests after a page, as a share of the time that the page took."""
+
+
+def load_of(level: LoadLevel) -> Load:
+    """What a level means on this machine."""
+    most = default_parallel()
+    return {
+        "low": Load(parallel=1, page_bytes=MIB, pause_ratio=1.0),
+        "medium": Load(parallel=max(1, most // 2), page_bytes=2 * MIB, pause_ratio=0.25),
+        "high": Load(parallel=most, page_bytes=4 * MIB, pause_ratio=0.0),
+    }[level]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +44,18 @@ class EndsRequest:
     source: str
     sink: str
     namespaces: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     attach: Literal["process", "inline"] = "process"
     allow_plaintext: bool = False
+
+    @property
+    def selection(self) -> Selection:
+        """Which namespaces are meant.
+
+        Raises:
+            RequestError: a pattern cannot be read.
+        """
+        return Selection(include=self.namespaces, exclude=self.exclude)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +67,13 @@ class SyncRequest(EndsRequest):
     state: str = ""
     """Where the store is; empty: the default place."""
     parallel: int = 0
-    """Partitions in flight; 0: by the machine."""
-    page_bytes: int = 4 * MIB
+    """Partitions in flight; 0: by the load level."""
+    page_bytes: int = 0
+    """What a page weighs; 0: by the load level."""
+    load_level: LoadLevel = "high"
+    rate_rows_per_s: int = 0
+    """How many rows may be read; 0: as many as there are."""
+    rate_bytes_per_s: int = 0
     memory_limit: int = 512 * MIB
     retry_for_s: float = 900.0
     on_existing: Literal["error", "resume", "append", "truncate", "drop"] | None = None

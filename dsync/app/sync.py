@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsync.app.ends import Meeting, opening
 from dsync.app.flows import ChosenRun, choose_run, find_or_begin_flow
-from dsync.app.requests import SyncRequest, default_parallel
+from dsync.app.requests import SyncRequest, load_of
 from dsync.coordinator.ends import negotiate, open_sessions
 from dsync.coordinator.events import CallRetried, Event, EventHandler, FindingReported, PhaseChanged
 from dsync.coordinator.journal import Journal
@@ -65,10 +65,12 @@ def _exit_code_of(run: RunRow) -> int:
 
 
 def spec_of(request: SyncRequest, meeting: Meeting) -> FlowSpec:
+    load = load_of(request.load_level)
     return FlowSpec(
         source=meeting.source_identity,
         sink=meeting.sink_identity,
         namespaces=request.namespaces,
+        exclude=request.exclude,
         mode=request.mode,
         schema_mode=request.schema_mode,
         on_existing=request.on_existing,
@@ -76,10 +78,13 @@ def spec_of(request: SyncRequest, meeting: Meeting) -> FlowSpec:
         no_privileges=request.no_privileges,
         allow_lossy=request.allow_lossy,
         attach=request.attach,
-        parallel=request.parallel or default_parallel(),
-        page_bytes=request.page_bytes,
+        parallel=request.parallel or load.parallel,
+        page_bytes=request.page_bytes or load.page_bytes,
         memory_limit=request.memory_limit,
         retry_for_s=request.retry_for_s,
+        rate_rows_per_s=request.rate_rows_per_s,
+        rate_bytes_per_s=request.rate_bytes_per_s,
+        pause_ratio=load.pause_ratio,
     )
 
 

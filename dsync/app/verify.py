@@ -16,6 +16,7 @@ from dsync.coordinator.events import EventHandler
 from dsync.coordinator.plan import choose
 from dsync.protocol import namespaces
 from dsync.protocol.errors import RequestError
+from dsync.protocol.namespaces import Selection
 from dsync.protocol.types import DescribeRequest, PlanRequest, SessionRequest
 from dsync.state import DEFAULT_SINK, RunRow, Store, VerifyRow
 from dsync.verify import VerifyOptions, VerifyReport
@@ -30,7 +31,7 @@ class FlowEnds:
     sink: str
     names: Mapping[str, str]
     """Source namespace → target, as the flow has planned them; empty: it has no plan."""
-    patterns: tuple[str, ...]
+    selection: Selection
     run: RunRow | None
 
 
@@ -49,7 +50,7 @@ def ends_of_flow(state: str, reference: str, *, source: str = "", sink: str = ""
             source=known.source(source),
             sink=known.sink(sink),
             names={row.namespace: row.target for row in planned if row.sink == DEFAULT_SINK},
-            patterns=known.spec.namespaces,
+            selection=known.spec.selection,
             run=known.run,
         )
 
@@ -86,29 +87,34 @@ async def verify(request: VerifyRequest, emit: EventHandler, *, flow: FlowEnds |
 
 async def _choose(meeting: Meeting, request: VerifyRequest, flow: FlowEnds | None) -> dict[str, str]:
     """Source namespace → target."""
+    asked = request.selection
     if flow is not None and flow.names:
-        wanted = [namespaces.Pattern(text) for text in request.namespaces]
+        wanted = [namespaces.Pattern(text) for text in asked.include]
+        unwanted = [namespaces.Pattern(text) for text in asked.exclude]
         chosen = {
             source: target
             for source, target in flow.names.items()
-            if not wanted or any(pattern.matches(source) for pattern in wanted)
+            if (not wanted or any(pattern.matches(source) for pattern in wanted))
+            and not any(pattern.matches(source) for pattern in unwanted)
         }
         if not chosen:
-            raise RequestError(f"{', '.join(request.namespaces)} matches no namespace of this flow")
+            raise RequestError(
+                f"{', '.join(asked.include) or 'what is not excluded'} matches no namespace of this flow"
+            )
         return chosen
-    patterns = request.namespaces or (flow.patterns if flow else ())
+    selection = flow.selection if flow is not None and asked == Selection() else asked
     source = meeting.source
     if source.serves("SchemaService"):
         described = await source.connector.describe(DescribeRequest())
-        chosen = choose(described, patterns)
+        chosen = choose(described, selection)
         rowless = {item.namespace for item in described.namespaces if item.rowless}
         return {source: target for source, target in chosen.items() if source not in rowless}
-    if patterns:
-        return namespaces.select([namespaces.literal(text) for text in patterns], patterns)
+    if selection.include:
+        return selection.of([namespaces.literal(text) for text in selection.include])
     if source.info.source is None or not source.info.source.default_plan:
         raise RequestError(f"{source.info.db_type} cannot list its namespaces: name them with -n")
     plan = await source.connector.generate_plan(PlanRequest(namespaces=()))
-    return namespaces.select(list(dict.fromkeys(partition.namespace for partition in plan.partitions)), ())
+    return selection.of(list(dict.fromkeys(partition.namespace for partition in plan.partitions)))
 
 
 def _pair(meeting: Meeting) -> str:

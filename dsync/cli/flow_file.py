@@ -13,6 +13,7 @@ from urllib.parse import quote
 import yaml
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from dsync.cli.quantities import parse_rate, parse_time
 from dsync.cli.settings import Settings
 from dsync.cli.sizes import KIB, MIB, parse_size
 from dsync.protocol.errors import RequestError
@@ -27,6 +28,18 @@ def _as_size(value: Any) -> Any:
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _as_rates(value: Any) -> Any:
+    """One limit or several; a bare number is a number of rows."""
+    texts = [str(item) if isinstance(item, int) else item for item in (value if isinstance(value, list) else [value])]
+    for text in texts:
+        parse_rate(text)
+    return texts
+
+
+def _as_time(value: Any) -> Any:
+    return parse_time(value) if isinstance(value, str) else value
 
 
 def _as_endpoint(value: Any) -> Any:
@@ -75,6 +88,7 @@ class FlowFile(BaseModel):
             validation_alias=AliasChoices("namespace", "namespaces"),
         ),
     ] = ()
+    exclude: Annotated[Texts, Field(description="Patterns of what is left out.")] = ()
     mode: Annotated[Literal["copy", "full", "stream"] | None, Field(description="What to do.")] = None
     again: Annotated[bool, Field(description="Start a new run over a finished one.")] = False
     flow: Annotated[str | None, Field(description="The flow's name.")] = None
@@ -85,6 +99,17 @@ class FlowFile(BaseModel):
     parallel: Annotated[int | None, Field(description="Partitions in flight.", ge=1, le=256)] = None
     page_bytes: Annotated[Size | None, Field(description="What a page weighs.", ge=64 * KIB, le=32 * MIB)] = None
     memory_limit: Annotated[Size | None, Field(description="Memory of all processes together.", ge=64 * MIB)] = None
+    load_level: Annotated[
+        Literal["low", "medium", "high"] | None, Field(description="How hard the source is worked.")
+    ] = None
+    rate_limit: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_as_rates),
+        Field(description="Rows or bytes that are read in a second at most, as in 5000/s or 20MiB/s."),
+    ] = ()
+    retry_for: Annotated[
+        float | None, BeforeValidator(_as_time), Field(description="How long a server is waited for, as in 90s.", ge=0)
+    ] = None
     on_existing: Annotated[
         Literal["error", "resume", "append", "truncate", "drop"] | None,
         Field(description="What to do with tables that have rows."),

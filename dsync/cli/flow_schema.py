@@ -11,6 +11,8 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _VARIABLE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}"}
 """`${NAME}` may stand for any value; what it stands for is checked when the file is read."""
 _SIZE = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([KkMmGgTt]?[Bb]?|[KkMmGgTt][Ii][Bb])\s*$"}
+_TIME = {"type": "string", "pattern": r"^\s*([0-9]+(\.[0-9]+)?[dhms]?)+\s*$"}
+_TIMES = ("retry-for",)
 _SIZES = ("page-bytes", "memory-limit")
 _ENDPOINT = {
     "type": "object",
@@ -28,8 +30,8 @@ _ENDPOINTS = ("source", "sink")
 _OF_THE_KEY = ("title", "description", "default")
 _KEYWORDS = {"ge": "minimum", "le": "maximum"}
 """What pydantic calls a limit that it cannot tell the type of, as it is the case behind a validator of ours."""
-_LISTS = {"namespace": "namespaces"}
-"""A list that may also be one text; and its other name."""
+_LISTS = {"namespace": "namespaces", "exclude": "", "rate-limit": ""}
+"""A list that may also be one text; and its other name, if it has one."""
 
 
 def flow_schema() -> dict[str, Any]:
@@ -37,7 +39,8 @@ def flow_schema() -> dict[str, Any]:
     made = FlowFile.model_json_schema(by_alias=True)
     properties = {name: _property(name, said) for name, said in made["properties"].items()}
     for name, other in _LISTS.items():
-        properties[other] = {**properties[name], "description": f"The same as `{name}`."}
+        if other:
+            properties[other] = {**properties[name], "description": f"The same as `{name}`."}
     return {
         "$schema": _DIALECT,
         "title": "dsync flow file",
@@ -57,6 +60,8 @@ def _property(name: str, said: dict[str, Any]) -> dict[str, Any]:
     forms = [_form(form) for form in said.get("anyOf", [said]) if form.get("type") != "null"]
     if name in _SIZES:
         forms.append(_SIZE)
+    if name in _TIMES:
+        forms.append(_TIME)
     if name in _ENDPOINTS:
         forms.append(_ENDPOINT)
     if name in _LISTS:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dsync.cli.completing import complete_files, complete_flows
+from dsync.cli.quantities import Rate, parse_rate, parse_time
 from dsync.cli.settings import Settings
 from dsync.cli.sizes import KIB, MIB, parse_size, size_text
 
@@ -16,6 +17,34 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
+
+
+class RateLimit(click.ParamType[Rate]):
+    """Rows or bytes a second: `5000/s`, `20MiB/s`."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Rate:
+        if isinstance(value, Rate):
+            return value
+        try:
+            return parse_rate(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+class Duration(click.ParamType[float]):
+    """A time: `90s`, `15m`, `1h30m`."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        try:
+            return parse_time(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 class Size(click.ParamType[int]):
@@ -87,6 +116,12 @@ def ends_options() -> Callable[[Any], Any]:
             multiple=True,
             help="Only this table or pattern (schema.table, *, ?, re:REGEX); TO is its name at the sink. Repeatable.",
         ),
+        click.option(
+            "--exclude",
+            metavar="NS",
+            multiple=True,
+            help="Leave this table or pattern out, of all or of what -n names. Repeatable.",
+        ),
         attach_options(),
     )
 
@@ -132,13 +167,34 @@ def flow_options() -> Callable[[Any], Any]:
             "--page-bytes",
             type=Size(least=64 * KIB, most=32 * MIB),
             metavar="SIZE",
-            help="What a page of records should weigh, as in 2MiB. [default: 4MiB]",
+            help="What a page of records should weigh, as in 2MiB. [default: 4MiB, less at a lower load level]",
         ),
         click.option(
             "--memory-limit",
             type=Size(least=64 * MIB),
             metavar="SIZE",
             help="Memory for all processes of the flow together. [default: 512MiB]",
+        ),
+        click.option(
+            "--load-level",
+            type=click.Choice(["low", "medium", "high"]),
+            default="high",
+            show_default=True,
+            help="How hard the source is worked: low reads one piece at a time and rests as long as it reads. What "
+            "--parallel and --page-bytes say wins.",
+        ),
+        click.option(
+            "--rate-limit",
+            type=RateLimit(),
+            multiple=True,
+            metavar="ROWS/S|SIZE/S",
+            help="Read at most so much of the source, as in 5000/s or 20MiB/s. Once for rows and once for bytes.",
+        ),
+        click.option(
+            "--retry-for",
+            type=Duration(),
+            metavar="TIME",
+            help="How long a server that has gone away is waited for, as in 90s or 1h. [default: 15m]",
         ),
         click.option(
             "--on-existing",
@@ -197,16 +253,24 @@ def sync_request(options: Mapping[str, Any], *, source: str, sink: str, verify: 
     """The request behind `flow_options`; what was not given keeps the request's own default."""
     from dsync.app.requests import SyncRequest
 
-    optional = {name: options[name] for name in ("parallel", "page_bytes", "memory_limit") if options[name] is not None}
+    names = {name: name for name in ("parallel", "page_bytes", "memory_limit")} | {"retry_for": "retry_for_s"}
+    optional = {field: options[name] for name, field in names.items() if options[name] is not None}
+    # A flow file has checked its texts, and keeps them.
+    rates = [parse_rate(rate) if isinstance(rate, str) else rate for rate in options["rate_limit"]]
     return SyncRequest(
         source=source,
         sink=sink,
         namespaces=tuple(options["namespace"]),
+        exclude=tuple(options["exclude"]),
         attach=options["attach"],
         allow_plaintext=options["allow_plaintext"],
         again=options.get("again", False),
         flow=options["flow"] or "",
         state=options["state"] or "",
+        load_level=options["load_level"],
+        # Of several limits the narrowest holds.
+        rate_rows_per_s=min((rate.rows_per_s for rate in rates if rate.rows_per_s), default=0),
+        rate_bytes_per_s=min((rate.bytes_per_s for rate in rates if rate.bytes_per_s), default=0),
         on_existing=options["on_existing"],
         schema_mode=options["schema_mode"],
         no_owner=options["no_owner"],

@@ -10,6 +10,7 @@ from dsync.coordinator.budget import ByteBudget
 from dsync.coordinator.deliver import PageWriter, UnitProgress
 from dsync.coordinator.ends import Agreement, End
 from dsync.coordinator.events import EventHandler, PageCopied, PartitionCopied
+from dsync.coordinator.pace import Pace, Reader
 from dsync.coordinator.retries import Retries
 from dsync.coordinator.tasks import StoppedError, task_group
 from dsync.failpoints import failpoint
@@ -48,6 +49,7 @@ class UnitCopier:
     budget: ByteBudget
     pages: PageStore | None
     retries: Retries
+    pace: Pace
     emit: EventHandler
     stopping: asyncio.Event
 
@@ -59,16 +61,17 @@ class UnitCopier:
         """
         started_s = time.monotonic()
         guard = CycleGuard(progress.cursor.source)
+        reader = self.pace.reader(row_bytes=self.namespace.size_bytes // max(1, self.namespace.estimated_rows))
         pending: asyncio.Task[Page] | None = None
         try:
             async with task_group() as tasks:
-                pending = tasks.create_task(self._read(partition, progress.cursor.source))
+                pending = tasks.create_task(self._read(reader, partition, progress.cursor.source))
                 while pending is not None:
                     page, pending = await pending, None
                     try:
                         if page.next_cursor:
                             self._refuse_cycle(guard, page.next_cursor)
-                            pending = tasks.create_task(self._read(partition, page.next_cursor))
+                            pending = tasks.create_task(self._read(reader, partition, page.next_cursor))
                         await self._write(progress, page)
                     finally:
                         self._release(page)
@@ -103,17 +106,21 @@ class UnitCopier:
                 "this is a fault of its connector"
             )
 
-    async def _read(self, partition: Partition, cursor: bytes) -> Page:
+    async def _read(self, reader: Reader, partition: Partition, cursor: bytes) -> Page:
+        await reader.ready()
+        request = self._request(partition, cursor, page_bytes=reader.page_bytes(self.agreement.page_bytes))
         expected_bytes = self.agreement.page_bytes
         await self.budget.take(expected_bytes)
         try:
             failpoint("coordinator.before_read")
+            started_s = time.monotonic()
             page = await self.retries.call(
                 "read a page",
-                lambda: self.source.read(self._request(partition, cursor)),
+                lambda: self.source.read(request),
                 namespace=self.namespace.namespace,
                 before_repeat=self.source.reopen_session,
             )
+            reader.took(page.rows, page.size_bytes, elapsed_s=time.monotonic() - started_s)
             failpoint("coordinator.after_read")
         except BaseException:
             self.budget.give_back(expected_bytes)
@@ -127,14 +134,14 @@ class UnitCopier:
             )
         return page
 
-    def _request(self, partition: Partition, cursor: bytes) -> ReadRequest:
+    def _request(self, partition: Partition, cursor: bytes, *, page_bytes: int) -> ReadRequest:
         return ReadRequest(
             partition=partition,
             type=self.namespace.page_type,
             cursor=cursor,
             columns=self.namespace.columns,
             by_reference=self.agreement.by_reference,
-            page_bytes=self.agreement.page_bytes,
+            page_bytes=page_bytes,
         )
 
     def _release(self, page: Page) -> None:

@@ -10,6 +10,7 @@ from dsync.coordinator.ends import Agreement, End
 from dsync.coordinator.spec import FlowSpec
 from dsync.protocol import namespaces
 from dsync.protocol.errors import PermanentError, RequestError
+from dsync.protocol.namespaces import Selection
 from dsync.protocol.types import (
     CheckRequest,
     DescribeRequest,
@@ -68,7 +69,7 @@ class Planner:
     async def check(self) -> tuple[Finding, ...]:
         """What each end finds about itself, its peer and what is selected; an end without checks finds nothing."""
         found: list[Finding] = []
-        names = await selected(self.source, self.spec.namespaces)
+        names = await selected(self.source, self.spec.selection)
         for end, peer in ((self.source, self.sink), (self.sink, self.source)):
             if end.speaks_dsync and end.serves("SchemaService"):
                 request = CheckRequest(
@@ -108,14 +109,14 @@ class Planner:
         if not self.source.serves("SchemaService"):
             names = await self._names_without_schema()
             described = SchemaDescription(namespaces=tuple(NamespaceDescription(namespace=name) for name in names))
-            return described, namespaces.select(names, self.spec.namespaces)
+            return described, self.spec.selection.of(names)
         dialect = ""
         if self.sink.serves("SchemaService") and self.spec.schema_mode == "copy":
             dialect = self.sink.extensions.schema_dialect
         description = await self.source.connector.describe(
             DescribeRequest(definition_for=dialect, peer_version=self.sink.info.version)
         )
-        chosen = choose(description, self.spec.namespaces)
+        chosen = choose(description, self.spec.selection)
         others = {item.namespace for item in description.namespaces} - set(chosen)
         findings = tuple(finding for finding in description.findings if finding.object not in others)
         return replace(description, findings=findings), chosen
@@ -219,20 +220,19 @@ def stop_at(findings: Sequence[Finding]) -> None:
         raise CheckFailedError(f"{first.object}: {first.message}{remedy}{more}", findings)
 
 
-def choose(description: SchemaDescription, patterns: Sequence[str]) -> dict[str, str]:
-    """Source name → sink name of what the patterns mean; a partitioned table's partitions come with it."""
-    return namespaces.select(
+def choose(description: SchemaDescription, selection: Selection) -> dict[str, str]:
+    """Source name → sink name of what is selected; a partitioned table's partitions come with it."""
+    return selection.of(
         [item.namespace for item in description.namespaces],
-        patterns,
         parents={item.namespace: item.parent for item in description.namespaces if item.parent},
     )
 
 
-async def selected(source: End, patterns: Sequence[str]) -> tuple[str, ...]:
-    """The namespaces that patterns mean; none where everything is meant, or the source cannot list what it has.
+async def selected(source: End, selection: Selection) -> tuple[str, ...]:
+    """The namespaces that are meant; none where everything is, or the source cannot list what it has.
 
     What stands beside them may be as closed to us as it likes.
     """
-    if not patterns or not source.serves("SchemaService"):
+    if selection == Selection() or not source.serves("SchemaService"):
         return ()
-    return tuple(choose(await source.connector.describe(DescribeRequest()), patterns))
+    return tuple(choose(await source.connector.describe(DescribeRequest()), selection))

@@ -31,6 +31,7 @@ from dsync.coordinator.events import (
 from dsync.coordinator.finisher import Finisher
 from dsync.coordinator.journal import Journal
 from dsync.coordinator.manifest import decode_manifest, encode_manifest
+from dsync.coordinator.pace import Pace
 from dsync.coordinator.plan import CopyPlan, Planner
 from dsync.coordinator.recovery import Recovery
 from dsync.coordinator.result import NamespaceResult, RunResult, StepFailure
@@ -371,6 +372,12 @@ class CopyRun:
     def _copiers(self, rows: Mapping[str, NamespaceRow]) -> dict[str, UnitCopier]:
         budget = ByteBudget(self._page_budget_bytes())
         retries = self._retries
+        pace = Pace(
+            stopping=self.stopping,
+            rows_per_s=self.spec.rate_rows_per_s,
+            bytes_per_s=self.spec.rate_bytes_per_s,
+            pause_ratio=self.spec.pause_ratio,
+        )
         return {
             name: UnitCopier(
                 namespace=row,
@@ -391,6 +398,7 @@ class CopyRun:
                 budget=budget,
                 pages=self.pages,
                 retries=retries,
+                pace=pace,
                 emit=self._count,
                 stopping=self.stopping,
             )

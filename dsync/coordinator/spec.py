@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dsync.protocol.namespaces import Selection
 from dsync.protocol.types import OnExisting
 
 MIB = 1024 * 1024
@@ -38,6 +39,8 @@ class FlowSpec(BaseModel):
     sink: EndpointIdentity
     namespaces: tuple[str, ...] = ()
     """`NS[:TO]` patterns; none means every namespace."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of what is left out of those."""
     mode: Literal["copy"] = "copy"
     schema_mode: Literal["copy", "none"] = "copy"
     on_existing: Literal["error", "resume", "append", "truncate", "drop"] | None = None
@@ -52,6 +55,16 @@ class FlowSpec(BaseModel):
     memory_limit: int = Field(default=512 * MIB, ge=64 * MIB)
     """Bytes, for all processes of the flow together."""
     retry_for_s: float = Field(default=900.0, ge=0)
+    rate_rows_per_s: int = Field(default=0, ge=0)
+    """How many rows may be read; 0: as many as there are."""
+    rate_bytes_per_s: int = Field(default=0, ge=0)
+    pause_ratio: float = Field(default=0.0, ge=0)
+    """How long a reader rests after a page, as a share of the time that the page took."""
+
+    @property
+    def selection(self) -> Selection:
+        """Which namespaces are meant."""
+        return Selection(include=self.namespaces, exclude=self.exclude)
 
     def fingerprint(self, source_id: str, sink_id: str) -> str:
         """Finds the flow that the same command started before.
@@ -59,12 +72,15 @@ class FlowSpec(BaseModel):
         Made of what decides which rows arrive where. An address beats the id a server gives itself, so that
         another server behind the same name is noticed rather than taken for a new flow.
         """
-        parts = {
+        parts: dict[str, object] = {
             "source": self.source.address or source_id,
             "sink": self.sink.address or sink_id,
             "namespaces": sorted(self.namespaces),
             "schema_mode": self.schema_mode,
         }
+        if self.exclude:
+            # Only then: a flow keeps the fingerprint that it had before there were excludes.
+            parts["exclude"] = sorted(self.exclude)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     @property

@@ -123,6 +123,33 @@ def literal(text: str) -> str:
     return join(part for part, _ in parts)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which of a source's namespaces are meant: by default all."""
+
+    include: tuple[str, ...] = ()
+    """`NS[:TO]` patterns; none means every namespace."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of what is left out of those."""
+
+    def __post_init__(self) -> None:
+        """Raises RequestError where a pattern cannot be read, so that nobody is contacted for nothing."""
+        _patterns(self.include)
+        for pattern in _patterns(self.exclude):
+            if pattern.target:
+                raise RequestError(
+                    f"exclude {pattern.text!r}: what is left out has no name at the sink; leave out the TO"
+                )
+
+    def of(self, namespaces: Sequence[str], *, parents: Mapping[str, str] | None = None) -> dict[str, str]:
+        """As `select`."""
+        return select(namespaces, self.include, self.exclude, parents=parents)
+
+
+def _patterns(texts: Sequence[str]) -> list[Pattern]:
+    return [Pattern(text) for text in texts]
+
+
 def select(
     namespaces: Sequence[str],
     include: Sequence[str],
@@ -133,13 +160,20 @@ def select(
     """Source name → sink name for every namespace that a pattern includes and none excludes, in the given order.
 
     No include pattern means all. The first pattern that matches decides the name. `parents` says which namespaces are
-    partitions, and of which: they are chosen with it, keeping their names.
+    partitions, and of which: they are chosen with it, keeping their names, and left out with it.
 
     Raises:
-        RequestError: an include pattern matches nothing, or two namespaces would arrive under one name.
+        RequestError: a pattern matches nothing, an exclude has a name to map onto, everything is excluded, or two
+            namespaces would arrive under one name.
     """
-    wanted = [Pattern(text) for text in include]
-    unwanted = [Pattern(text) for text in exclude]
+    wanted, unwanted = _patterns(include), _patterns(exclude)
+    for pattern in unwanted:
+        # What is misspelt here would be copied.
+        if not any(pattern.matches(name) for name in namespaces):
+            raise RequestError(
+                f"exclude pattern {pattern.text!r} matches nothing at the source; "
+                "`dsync plan` without --exclude lists what is there"
+            )
     for pattern in wanted:
         if not any(pattern.matches(name) for name in namespaces):
             raise RequestError(
@@ -156,6 +190,8 @@ def select(
             chosen[name] = first.rename(name)
         elif not wanted or any(pattern.matches(each) for pattern in wanted for each in lineage):
             chosen[name] = name
+    if unwanted and not chosen:
+        raise RequestError("every namespace that is selected is excluded too; leave out less")
     _refuse_collisions(chosen)
     return chosen
 

@@ -68,6 +68,7 @@ def verify(ctx: click.Context, /, ends: tuple[str, ...], **options: Any) -> Answ
         source=source,
         sink=sink,
         namespaces=tuple(options["namespace"]),
+        exclude=tuple(options["exclude"]),
         attach=options["attach"],
         allow_plaintext=options["allow_plaintext"],
         quick=options["quick"],

@@ -58,10 +58,12 @@ COPY = ("--mode", "copy")
         (("sync", "{door}", "{door}", *COPY, "--page-bytes", "1"), ("--page-bytes", "64 KiB")),
         (("sync", "{door}", "{door}", *COPY, "--state", "mysql://u:pw@h/db"), ("--state", "sqlite:///PATH")),
         (("sync", "{door}", "{door}", *COPY, "--on-existing", "truncate"), ("--on-existing truncate", "--yes")),
+        (("sync", "{door}", "{door}", *COPY, "--rate-limit", "fast"), ("--rate-limit", "5000/s", "20MiB/s")),
+        (("sync", "{door}", "{door}", *COPY, "--exclude", "a:b"), ("exclude", "a:b", "TO")),
         # What a later version brings is unknown, not accepted and ignored.
         (("sync", "{door}", "{door}", *COPY, "--also", "null://"), ("--also",)),
         (("sync", "{door}", "{door}", *COPY, "--transform", "mapping:x"), ("--transform",)),
-        (("sync", "{door}", "{door}", *COPY, "--rate-limit", "5"), ("--rate-limit",)),
+        (("sync", "{door}", "{door}", *COPY, "--metrics", ":1"), ("--metrics",)),
         (("sync", "{door}", "{door}", *COPY, "--until-caught-up"), ("--until-caught-up",)),
         (("cutover", "nightly"), ("cutover",)),
     ],

@@ -15,11 +15,7 @@ from dsync.cli.root import COMMANDS
 from tests.unit.cli.running import run_here
 
 LATER_FLAGS = (
-    "--rate-limit=5",
-    "--load-level=low",
-    "--retry-for=5m",
     "--filter=a=b",
-    "--exclude=a",
     "--data-type=bson",
     "--also=null://",
     "--transform=mapping:x",

@@ -106,7 +106,9 @@ def test_an_endpoint_may_have_its_options_beside_it(tmp_path: Path) -> None:
     [
         ("page_bytes: 2MiB", "there is no option 'page_bytes'; did you mean 'page-bytes'?"),
         ("surprise: 1", "there is no option 'surprise'; known are "),
-        ("rate-limit: 5", "there is no option 'rate-limit'"),
+        ("metrics: ':1'", "there is no option 'metrics'"),
+        ("rate-limit: fast", "rate-limit: 'fast' is no rate: write rows as in 5000/s, or bytes as in 20MiB/s"),
+        ("retry-for: 5 parsecs", "retry-for: '5 parsecs' is no time"),
         ("parallel: many", "parallel: "),
         ("parallel: 0", "parallel: "),
         ("page-bytes: 1", "page-bytes: "),

@@ -21,6 +21,7 @@ from dsync.protocol.errors import (
 )
 from dsync.protocol.types import UnitRef
 from dsync.state import NamespaceState, Store
+from tests.support.waiting import wait_for_async
 from tests.unit.coordinator.harness import Harness
 
 ROWS = 3000
@@ -44,6 +45,28 @@ async def test_a_copy_brings_every_record_once(flow: Harness) -> None:
     arrived = sorted(flow.sink.documents("shop.orders"), key=lambda document: str(document["_id"]).zfill(9))
     assert arrived == flow.source.documents("shop.orders")
     assert (result.rows, result.consistent, result.exit_code) == (ROWS, True, 0)
+
+
+async def test_a_run_that_waits_for_its_rate_can_be_stopped_and_goes_on(flow: Harness) -> None:
+    """At a row a second nothing more would be read for minutes."""
+    stopping = asyncio.Event()
+    run = asyncio.create_task(flow.run(stopping=stopping, rate_rows_per_s=1))
+    await wait_for_async(lambda: _true(any(isinstance(event, PageCopied) for event in flow.events)), what="a page")
+    stopping.set()
+    with pytest.raises(StoppedError):
+        async with asyncio.timeout(30):
+            await run
+    landed = len(flow.ids("shop.orders"))
+
+    result = await flow.run()
+
+    assert 0 < landed < ROWS
+    assert flow.ids("shop.orders") == list(range(ROWS))
+    assert result.rows == ROWS
+
+
+async def _true(value: bool) -> bool:
+    return value
 
 
 async def test_a_restart_repeats_only_the_pages_in_flight(flow: Harness) -> None:

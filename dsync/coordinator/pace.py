@@ -1,0 +1,88 @@
+"""How fast a copy may read: rows and bytes a second over all partitions, and a rest after each page.
+
+What is limited is the load on the source, so a reader waits before it asks, never with a page in its hands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from dsync.coordinator.tasks import StoppedError
+
+_SMALLEST_PAGE_BYTES = 64 * 1024
+
+
+@dataclass(slots=True, kw_only=True)
+class Pace:
+    """The limits of one run, shared by all of its readers."""
+
+    stopping: asyncio.Event
+    rows_per_s: int = 0
+    """0: as many as there are."""
+    bytes_per_s: int = 0
+    pause_ratio: float = 0.0
+    """How long a reader rests after a page, as a share of the time that the page took to read."""
+    now_s: Callable[[], float] = time.monotonic
+    wait_for: Callable[[Awaitable[object], float], Awaitable[object]] = asyncio.wait_for
+    _free_at_s: float = field(default=0.0, init=False)
+    """When everything that was read is paid for."""
+
+    def reader(self, *, row_bytes: int = 0) -> Reader:
+        """For one partition; `row_bytes` is what a row is likely to weigh, 0 where nobody knows."""
+        return Reader(pace=self, row_bytes=float(row_bytes))
+
+    async def _until(self, moment_s: float) -> None:
+        """Raises StoppedError where the run is to stop meanwhile."""
+        wait_s = moment_s - self.now_s()
+        if wait_s <= 0:
+            return
+        with contextlib.suppress(TimeoutError):
+            await self.wait_for(self.stopping.wait(), wait_s)
+        if self.stopping.is_set():
+            raise StoppedError
+
+    def _pay(self, rows: int, size_bytes: int) -> None:
+        cost_s = max(
+            rows / self.rows_per_s if self.rows_per_s else 0.0,
+            size_bytes / self.bytes_per_s if self.bytes_per_s else 0.0,
+        )
+        # Time in which nothing was read is not saved up: a limit is no average over the night.
+        self._free_at_s = max(self._free_at_s, self.now_s()) + cost_s
+
+
+@dataclass(slots=True, kw_only=True)
+class Reader:
+    """The reads of one partition, one after the other."""
+
+    pace: Pace
+    row_bytes: float
+    _rested_at_s: float = field(default=0.0, init=False)
+
+    async def ready(self) -> None:
+        """Wait until the next page may be asked for.
+
+        Raises:
+            StoppedError: the run is to stop; nothing was read.
+        """
+        while (moment_s := max(self.pace._free_at_s, self._rested_at_s)) > self.pace.now_s():
+            await self.pace._until(moment_s)
+
+    def page_bytes(self, most_bytes: int) -> int:
+        """What the next page should weigh: no more than may be read in a second, so that load comes evenly."""
+        size = float(most_bytes)
+        if self.pace.bytes_per_s:
+            size = min(size, self.pace.bytes_per_s)
+        if self.pace.rows_per_s:
+            size = min(size, self.pace.rows_per_s * self.row_bytes)
+        return min(most_bytes, max(_SMALLEST_PAGE_BYTES, int(size)))
+
+    def took(self, rows: int, size_bytes: int, *, elapsed_s: float) -> None:
+        """A page was read in that time."""
+        if rows:
+            self.row_bytes = size_bytes / rows
+        self.pace._pay(rows, size_bytes)
+        self._rested_at_s = self.pace.now_s() + elapsed_s * self.pace.pause_ratio
