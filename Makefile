@@ -1,6 +1,7 @@
 # `make` lists the targets. Everything installs into .venv; nothing else on the machine is touched.
 PYTHON ?= python3
 VENV := .venv
+ROWS ?= 1000000
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
@@ -17,7 +18,7 @@ $(STAMP): pyproject.toml uv.lock scripts/setup.sh
 	@touch $(STAMP)
 
 demo: setup ## Copy and verify a million rows of every type between two PostgreSQL servers
-	@$(BIN)/dsync quickstart --rows 1000000
+	@$(BIN)/dsync quickstart --rows $(ROWS)
 
 generate: setup ## Write anew what is generated: gRPC stubs, the flow file's schema, the reference
 	@$(BIN)/python scripts/generate.py
