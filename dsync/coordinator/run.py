@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -217,18 +217,15 @@ class CopyRun:
 
     async def _reconcile(self, plan: CopyPlan, *, holds_snapshot: bool) -> CopyPlan:
         """Learn from the sink where each unit stands, and from the source whether that still counts."""
-        plan = await self._clear_retired(plan)
-        self._progress = await self._open(plan)
+        plan = await self._open(await self._clear_retired(plan))
         if pieces := setback.changed_and_incomplete(plan, self._progress):
-            plan = await self._clear_retired(await self._read_again(plan, pieces))
-            self._progress = await self._open(plan)
+            plan = await self._open(await self._clear_retired(await self._read_again(plan, pieces)))
         lost = bool(plan.snapshot) and not holds_snapshot
         if lost and await self._recovery.settle(plan, self._progress):
             plan = await self._stored_plan()
             # Before a row is removed or read again: the sink's word alone must not bring the old pieces back.
             await self._save_manifest(plan)
-            plan = await self._clear_retired(plan)
-            self._progress = await self._open(plan)
+            plan = await self._open(await self._clear_retired(plan))
         self._states = {row.namespace: row.state for row in plan.namespaces}
         for namespace in setback.copied_and_incomplete(plan, self._progress):
             await self.journal.set_namespace_state(namespace, NamespaceState.PENDING)
@@ -247,7 +244,10 @@ class CopyRun:
         clearing = [row for row in plan.namespaces if row.state is NamespaceState.CLEARING]
         for row in clearing:
             units = [unit.unit for unit in plan.partitions if unit.namespace == row.namespace]
-            await self._recovery.clear(row, units)
+            try:
+                await self._recovery.clear(row, units)
+            except NamespaceChangedError as error:
+                await self._stop_namespace(row.namespace, str(error))
         if not clearing:
             return plan
         plan = await self._stored_plan()
@@ -255,43 +255,67 @@ class CopyRun:
         await self._save_manifest(plan)
         return plan
 
-    async def _open(self, plan: CopyPlan) -> dict[str, UnitProgress]:
-        """Every unit's place: the ledger's word where there is one, else the checkpoint's."""
+    async def _open(self, plan: CopyPlan) -> CopyPlan:
+        """Learn every unit's place: the ledger's word where there is one, else the checkpoint's.
+
+        Returns the plan as it is then: a namespace whose table the sink does not know again has stopped.
+        """
         found = await self.journal.progress(plan)
         carried = await self.journal.carried_namespaces()
         if self.sink.serves("LedgerService"):
             targets = {row.namespace: row.target for row in plan.namespaces}
             kept = {u.unit for u in plan.partitions if u.namespace in carried and found[u.unit].done}
             units = [unit for unit in plan.units if unit.unit not in kept]
-            opened = await self._open_ledger(units, targets)
+            opened, refused = await self._open_ledger(units, targets)
+            for namespace in refused.keys() & targets.keys():
+                if self._states.get(namespace) is not NamespaceState.STOPPED:
+                    await self._stop_namespace(namespace, refused[namespace])
+            if refused:
+                plan = await self._stored_plan()
             # A crash between ledger and checkpoint, or a state that was lost: the record follows the ledger.
             await self.journal.correct([place for unit, place in opened.items() if place.seq != found[unit].seq])
             found |= opened
-        return found
+        self._progress = found
+        return plan
 
-    async def _open_ledger(self, units: list[UnitRow], targets: Mapping[str, str]) -> dict[str, UnitProgress]:
-        found = {}
+    async def _open_ledger(
+        self, units: list[UnitRow], targets: Mapping[str, str]
+    ) -> tuple[dict[str, UnitProgress], dict[str, str]]:
+        """The places of units at the sink, and the reasons why it refuses namespaces, those that stopped before too."""
+        places: dict[str, UnitProgress] = {}
+        refused: dict[str, str] = {}
         for start in range(0, len(units), _OPEN_UNITS_AT_ONCE):
-            refs = [
-                UnitRef(unit=unit.unit, namespace=targets.get(unit.namespace, ""))
-                for unit in units[start : start + _OPEN_UNITS_AT_ONCE]
-            ]
-            states = await self._retries.call(
-                "open units at the sink",
-                partial(self.sink.connector.open_units, self.journal.flow, self.journal.run, refs),
-                before_repeat=self.sink.reopen_session,
+            some = units[start : start + _OPEN_UNITS_AT_ONCE]
+            try:
+                places |= await self._open_some(some, targets)
+            except NamespaceChangedError:
+                # Which of them it is about is found out one by one: the others go on.
+                for namespace in dict.fromkeys(unit.namespace for unit in some):
+                    try:
+                        places |= await self._open_some([u for u in some if u.namespace == namespace], targets)
+                    except NamespaceChangedError as error:
+                        refused[namespace] = str(error)
+        return places, refused
+
+    async def _open_some(self, units: Sequence[UnitRow], targets: Mapping[str, str]) -> dict[str, UnitProgress]:
+        refs = [UnitRef(unit=unit.unit, namespace=targets.get(unit.namespace, "")) for unit in units]
+        states = await self._retries.call(
+            "open units at the sink",
+            partial(self.sink.connector.open_units, self.journal.flow, self.journal.run, refs),
+            before_repeat=self.sink.reopen_session,
+        )
+        return {
+            state.unit: UnitProgress(
+                unit=state.unit,
+                fence=state.fence,
+                cursor=UnitCursor.decode(state.cursor),
+                seq=state.seq,
+                rows=state.rows,
+                size_bytes=state.size_bytes,
+                done=state.done,
             )
-            for state in states:
-                found[state.unit] = UnitProgress(
-                    unit=state.unit,
-                    fence=state.fence,
-                    cursor=UnitCursor.decode(state.cursor),
-                    seq=state.seq,
-                    rows=state.rows,
-                    size_bytes=state.size_bytes,
-                    done=state.done,
-                )
-        return found
+            for state in states
+        }
 
     def _announce(self, plan: CopyPlan) -> None:
         for row in plan.namespaces:

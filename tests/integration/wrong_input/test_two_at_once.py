@@ -80,3 +80,26 @@ def test_a_second_with_a_state_of_its_own_takes_over_and_the_first_writes_no_mor
     assert second.exit_code == 0, second.json["summary"]
     assert ended.exit_code in (0, 3), ended.stderr
     assert totals(keyless) == [(500, 20)]
+
+
+def test_a_flow_that_takes_the_tables_over_keeps_them(dsync: GuardedDsync, keyless: Ends) -> None:
+    """The one that had them writes nothing any more, neither going on nor started again, and says why."""
+    flow_one = ("sync", *keyless.uris, *COPY, "--flow", "one")
+    first = dsync.start(*flow_one, "--json", DSYNC_FAIL="coordinator.before_read:stop@1")
+    stand_still(first)
+    try:
+        second = dsync.here(
+            "sync", *keyless.uris, *COPY, "--flow", "two", "--on-existing", "truncate", "--yes", "--json"
+        )
+    finally:
+        first.send(signal.SIGCONT)
+    ended = first.end()
+    again = dsync.here(*flow_one, "--json")
+
+    assert second.exit_code == 0, second.json["summary"]
+    assert ended.exit_code == 3, ended.stderr
+    assert again.exit_code == 6, again.json["summary"]
+    stopped = {item["namespace"]: item["reason"] for item in again.json["result"]["namespaces"]}
+    assert set(stopped) == {"shop.orders", "shop.log"}
+    assert all("another flow has taken it over" in reason for reason in stopped.values()), stopped
+    assert totals(keyless) == [(500, 20)]

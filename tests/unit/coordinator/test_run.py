@@ -214,6 +214,20 @@ async def test_a_namespace_that_changes_while_it_is_read_stops_alone(flow: Harne
     assert (result.exit_code, result.consistent) == (6, False)
 
 
+async def test_a_table_that_the_sink_does_not_know_again_stops_alone(flow: Harness) -> None:
+    """Units are opened together; which of them are refused is found out, and the others are copied."""
+    flow.source.serve("shop.zebras", 10)
+    with pytest.raises(PermanentError):
+        await flow.run(sink_faults=("write_page@2:PermanentError",))
+    result = await flow.run(sink_faults=("open_units@1:NamespaceChangedError", "open_units@2:NamespaceChangedError"))
+    (stopped,) = result.stopped
+    assert (stopped.namespace, stopped.state) == ("shop.orders", NamespaceState.STOPPED)
+    assert "ordered to fail at call 2" in stopped.reason
+    assert (result.exit_code, result.consistent) == (6, False)
+    assert flow.ids("shop.zebras") == list(range(10))
+    assert [failure.namespace for failure in result.failed_steps] == ["shop.orders"]
+
+
 @pytest.mark.parametrize(
     ("source_fault", "sink_fault", "error"),
     [
