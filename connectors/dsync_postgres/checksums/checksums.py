@@ -27,6 +27,7 @@ from dsync_postgres.checksums.statements import (
 )
 from dsync_postgres.identity import read_identity
 from dsync_postgres.schema.names import TableName
+from dsync_postgres.schema.relation import find_relation
 from dsync_postgres.sessions import Connection, Session, Sessions
 from dsync_postgres.source.snapshots import Snapshot, current_position
 
@@ -118,7 +119,9 @@ class Checksums:
         """What kind of relation it is; remembered, since that never changes for a name that stays."""
         if namespace not in self._relations:
             table = TableName.parse(namespace)
-            self._relations[namespace] = Relation(table=table, is_parent=_kind(connection, table) == "p")
+            self._relations[namespace] = Relation(
+                table=table, is_parent=find_relation(connection, table, "looking up").kind == "p"
+            )
         return self._relations[namespace]
 
     def _sum(self, connection: Connection, request: types.ChecksumRequest) -> list[types.Bucket]:
@@ -153,17 +156,6 @@ class Checksums:
                 f"checksum algorithm {HASHTEXT}: this server's encoding or hash function is another one; use {MD5}"
             )
         return Hashing(algorithm=HASHTEXT, is_utf8=True)
-
-
-def _kind(connection: Connection, table: TableName) -> str:
-    row = connection.execute(
-        "SELECT c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname = %s AND c.relname = %s",
-        [table.schema, table.name],
-    ).fetchone()
-    if row is None:
-        raise errors.MissingObjectError(f"looking up {table}: there is no such table; check the name")
-    return str(row[0])
 
 
 def _digest_of_vectors(connection: Connection) -> str:

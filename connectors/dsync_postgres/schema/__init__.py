@@ -7,8 +7,7 @@ and after the load, `apply` runs it. `catalog`, `server`, `sequences` and `facts
 from dsync_postgres.schema.apply import rehearse, run_statements, run_step
 from dsync_postgres.schema.archive import Archive, Section, TocEntry, read_archive
 from dsync_postgres.schema.catalog import ColumnFacts, IndexFacts, TableFacts, TypeFacts, read_tables, read_types
-from dsync_postgres.schema.checks import archive_findings, pair_findings, source_findings
-from dsync_postgres.schema.diff import compare_columns
+from dsync_postgres.schema.checks import source_findings
 from dsync_postgres.schema.dump import DumpRequest, dump_schema
 from dsync_postgres.schema.facts import SinkFacts, SourceFacts, read_existing, read_sink
 from dsync_postgres.schema.graph import Graph, build_graph
@@ -61,14 +60,11 @@ __all__ = [
     "TableName",
     "TocEntry",
     "TypeFacts",
-    "archive_findings",
     "build_graph",
     "build_plan",
     "choose_pg_dump",
-    "compare_columns",
     "count_large_objects",
     "dump_schema",
-    "pair_findings",
     "read_archive",
     "read_existing",
     "read_extensions",

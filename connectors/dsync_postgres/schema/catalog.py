@@ -9,7 +9,7 @@ from typing import LiteralString
 
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.reading import Reading, Row
-from dsync_postgres.schema.shapes import read_shapes
+from dsync_postgres.schema.shapes import INNER_TYPES, read_shapes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,12 +218,7 @@ WITH RECURSIVE part(root, oid) AS (
     SELECT part.root, inner_type.oid
     FROM part JOIN pg_type t ON t.oid = part.oid
     CROSS JOIN LATERAL (
-        SELECT t.typbasetype AS oid WHERE t.typtype = 'd'
-        UNION ALL SELECT t.typelem WHERE t.typelem <> 0 AND t.typlen = -1
-        UNION ALL SELECT a.atttypid FROM pg_attribute a
-                  WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
-        UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid
-        UNION ALL SELECT r.rngtypid FROM pg_range r WHERE r.rngmultitypid = t.oid
+        {INNER_TYPES}
     ) AS inner_type
 )
 SELECT part.root AS oid, format_type(part.root, NULL) AS name,

@@ -43,8 +43,6 @@ class SourceFacts:
 
     version_num: int
     encoding: str
-    collate: str
-    ctype: str
     extensions: Mapping[str, tuple[str, str]]
     """Installed ones: schema and version."""
     tables: Mapping[TableName, SourceTable]
@@ -57,8 +55,6 @@ class SourceFacts:
         return cls(
             version_num=server.version_num,
             encoding=server.encoding,
-            collate=server.collate,
-            ctype=server.ctype,
             extensions={
                 name: (fact.schema or "", fact.installed_version)
                 for name, fact in extensions.items()
@@ -80,8 +76,6 @@ class SourceFacts:
         return {
             "version_num": self.version_num,
             "encoding": self.encoding,
-            "collate": self.collate,
-            "ctype": self.ctype,
             "extensions": {name: list(pair) for name, pair in self.extensions.items()},
             "tables": [
                 [n.schema, n.name, t.kind, t.is_populated, t.size_bytes, [list(astuple(c)) for c in t.columns]]
@@ -101,8 +95,6 @@ class SourceFacts:
             return cls(
                 version_num=plain["version_num"],
                 encoding=plain["encoding"],
-                collate=plain["collate"],
-                ctype=plain["ctype"],
                 extensions={name: (schema, version) for name, (schema, version) in plain["extensions"].items()},
                 tables={
                     TableName(schema=schema, name=name): SourceTable(

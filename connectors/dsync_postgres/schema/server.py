@@ -25,12 +25,6 @@ class ServerFacts:
     database: str
     encoding: str
     """As in UTF8 or SQL_ASCII."""
-    collate: str
-    ctype: str
-    locale_provider: str
-    """c libc, i ICU, b built in."""
-    locale: str | None
-    """The provider's own locale, where that is not libc."""
     lc_monetary: str
     """The database's or role's setting, before our session pinned its own."""
     can_create: bool
@@ -94,9 +88,6 @@ _SERVER: LiteralString = """
 SELECT current_setting('server_version_num')::int AS version_num, current_setting('server_version') AS version,
        current_user::text AS "user", r.rolsuper AS is_superuser, pg_is_in_recovery() AS is_standby,
        d.datname::text AS database, pg_encoding_to_char(d.encoding)::text AS encoding,
-       d.datcollate::text AS collate, d.datctype::text AS ctype,
-       coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') AS locale_provider,
-       coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') AS locale,
        (SELECT s.reset_val FROM pg_settings s WHERE s.name = 'lc_monetary') AS lc_monetary,
        has_database_privilege(d.oid, 'CREATE') AS can_create
 FROM pg_database d, pg_roles r

@@ -14,8 +14,17 @@ from typing import LiteralString
 from dsync.sdk import namespaces
 from dsync_postgres.schema.reading import Reading, Row
 
+INNER_TYPES: LiteralString = """
+        SELECT t.typbasetype AS oid WHERE t.typtype = 'd'
+        UNION ALL SELECT t.typelem WHERE t.typelem <> 0 AND t.typlen = -1
+        UNION ALL SELECT a.atttypid FROM pg_attribute a
+                  WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid
+        UNION ALL SELECT r.rngtypid FROM pg_range r WHERE r.rngmultitypid = t.oid"""
+"""The query for the types that the type `t` is made of: elements, fields, what a domain or a range is over."""
+
 # Whatever comes with the server has a smaller oid (FirstNormalObjectId in transam.h) and is alike everywhere.
-_PIECES: LiteralString = """
+_PIECES: LiteralString = f"""
 WITH RECURSIVE part(oid) AS (
     SELECT DISTINCT a.atttypid
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -24,12 +33,7 @@ WITH RECURSIVE part(oid) AS (
   UNION
     SELECT piece.oid FROM part JOIN pg_type t ON t.oid = part.oid
     CROSS JOIN LATERAL (
-        SELECT t.typbasetype AS oid WHERE t.typtype = 'd'
-        UNION ALL SELECT t.typelem WHERE t.typelem <> 0 AND t.typlen = -1
-        UNION ALL SELECT a.atttypid FROM pg_attribute a
-                  WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
-        UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid
-        UNION ALL SELECT r.rngtypid FROM pg_range r WHERE r.rngmultitypid = t.oid
+        {INNER_TYPES}
     ) AS piece
     WHERE piece.oid >= 16384
 )

@@ -15,6 +15,7 @@ from dsync_postgres.documents import RowEncoder, split_documents
 from dsync_postgres.identity import read_identity
 from dsync_postgres.schema import read_positions
 from dsync_postgres.schema.names import TableName
+from dsync_postgres.schema.relation import find_relation
 from dsync_postgres.schema.steps import BuildStep
 from dsync_postgres.sessions import Connection, Sessions, snapshot_lost
 from dsync_postgres.source.check import check_source
@@ -281,33 +282,18 @@ class SourceSide:
         """The number of rows as of the last ANALYZE, exact where there was none."""
         name = TableName.parse(namespace)
 
-        def work(connection: Connection) -> int:
-            row = connection.execute(
-                "SELECT c.reltuples::int8 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-                " WHERE n.nspname = %s AND c.relname = %s",
-                [name.schema, name.name],
-            ).fetchone()
-            if row is None:
-                raise errors.MissingObjectError(f"counting {name}: there is no such table; check the name")
-            return int(row[0])
-
-        estimate = await self._sessions.run(f"counting {name}", work)
-        return estimate if estimate > 0 else await self.count_rows(namespace)
+        found = await self._sessions.run(
+            f"counting {name}", lambda connection: find_relation(connection, name, "counting")
+        )
+        return found.estimated_rows if found.estimated_rows > 0 else await self.count_rows(namespace)
 
     async def count_rows(self, namespace: str) -> int:
         """Exact; under the copy's snapshot while that is held."""
         name = TableName.parse(namespace)
 
         def work(connection: Connection) -> int:
-            kind = connection.execute(
-                "SELECT c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-                " WHERE n.nspname = %s AND c.relname = %s",
-                [name.schema, name.name],
-            ).fetchone()
-            if kind is None:
-                raise errors.MissingObjectError(f"counting {name}: there is no such table; check the name")
             # A partitioned table's rows are its partitions', a parent's are its own.
-            only = "ONLY " if kind[0] == "r" else ""
+            only = "ONLY " if find_relation(connection, name, "counting").kind == "r" else ""
             row = connection.execute(
                 f"SELECT count(*) FROM {only}{name.identifier.as_string(None)}".encode()
             ).fetchone()

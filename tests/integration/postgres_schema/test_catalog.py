@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import psycopg
 import pytest
 from dsync_postgres.schema import (
-    ServerFacts,
     SourceFacts,
     TableName,
     count_large_objects,
-    pair_findings,
     read_extensions,
     read_positions,
     read_roles,
@@ -179,40 +176,6 @@ def test_large_objects_and_distributing_extensions_are_found(database: DatabaseF
     assert [(f.code, f.severity.name) for f in whole] == [("large-objects", "STOP")]
     assert [(f.code, f.severity.name) for f in some] == [("large-objects", "INFO")]
     assert "2 large objects" in whole[0].message
-
-
-def test_unlike_encodings_are_found(pg: EmbeddedPostgres, database: DatabaseFactory) -> None:
-    one = database()
-    name = f"{one.name}_latin"
-    with pg.connect() as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0").format(sql.Identifier(name))
-        )
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0").format(
-                sql.Identifier(f"{name}_ascii")
-            )
-        )
-    try:
-        utf8, latin, ascii_only = (
-            replace(_server(pg.uri(dbname)), collate="C", ctype="C") for dbname in (one.name, name, f"{name}_ascii")
-        )
-    finally:
-        pg.drop_database(name)
-        pg.drop_database(f"{name}_ascii")
-
-    assert [(f.code, f.severity.name) for f in pair_findings(utf8, latin)] == [("encoding-differs", "WARNING")]
-    assert [(f.code, f.severity.name) for f in pair_findings(ascii_only, utf8)] == [("encoding-differs", "STOP")]
-    assert [(f.code, f.severity.name) for f in pair_findings(ascii_only, ascii_only)] == [
-        ("encoding-unknown", "WARNING")
-    ]
-    assert list(pair_findings(utf8, utf8)) == []
-    assert [f.code for f in pair_findings(utf8, replace(utf8, collate="de_DE.UTF-8"))] == ["locale-differs"]
-
-
-def _server(uri: str) -> ServerFacts:
-    with pinned(uri) as connection:
-        return read_server(connection)
 
 
 def test_reading_writes_nothing(database: DatabaseFactory) -> None:

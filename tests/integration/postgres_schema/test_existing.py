@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from dsync_postgres.schema import PlanOptions, SequencePosition, TableName, compare_columns, read_tables
+from dsync_postgres.schema import PlanOptions, SequencePosition, TableName
 
 from tests.integration.postgres_schema.support import (
     Dumped,
     build,
     dump,
     nasty,
-    pinned,
     plan_for,
     positions_of,
     schema_text,
@@ -189,42 +188,6 @@ async def test_an_extension_in_another_schema_is_not_the_one_that_types_are_writ
     plan = plan_for(sink.uri, dumped)
     assert plan.findings == ()
     build(sink.uri, plan)
-
-
-async def test_columns_are_compared_by_name_and_exact_type(
-    pg_pair: PgPair, source_db: DatabaseFactory, sink_db: DatabaseFactory
-) -> None:
-    source, sink = source_db(), sink_db()
-    source.run(
-        "CREATE TABLE t (id bigint, n numeric(14,4), s text NOT NULL, g int, h int GENERATED ALWAYS AS (g + 1) STORED,"
-        ' gone int, "a.b" text, w text COLLATE "C", i int GENERATED ALWAYS AS IDENTITY,'
-        " d int GENERATED ALWAYS AS (g) STORED)"
-    )
-    sink.run(
-        "CREATE TABLE t (n numeric(14,2), id double precision, s text, g int NOT NULL, h int, w text, i int,"
-        ' "a.b" text, extra int NOT NULL, spare int DEFAULT 3)'
-    )
-    with pinned(source.uri) as ours, pinned(sink.uri) as theirs:
-        name = TableName(schema="public", name="t")
-        findings = compare_columns(name, read_tables(ours)[name].columns, read_tables(theirs)[name].columns)
-
-    assert {(f.code, f.object, f.severity.name) for f in findings} == {
-        ("column-type", "public.t.id", "STOP"),
-        ("column-type", "public.t.n", "STOP"),
-        ("column-missing", "public.t.gone", "STOP"),
-        ("column-missing", "public.t.d", "WARNING"),
-        ("column-generated", "public.t.h", "STOP"),
-        ("column-surplus", "public.t.extra", "STOP"),
-        ("column-surplus", "public.t.spare", "INFO"),
-        ("column-not-null", "public.t.g", "WARNING"),
-        ("column-not-null", "public.t.s", "INFO"),
-        ("column-not-null", "public.t.i", "INFO"),
-        ("column-collation", "public.t.w", "INFO"),
-        ("column-identity", "public.t.i", "INFO"),
-    }
-    assert "bigint at the source and double precision at the sink" in next(
-        f.message for f in findings if f.object == "public.t.id"
-    )
 
 
 def test_a_position_of_a_sequence_that_is_gone_is_not_set() -> None:

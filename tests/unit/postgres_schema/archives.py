@@ -124,10 +124,6 @@ def server(version_num: int = 180004, *, user: str = "boss", is_superuser: bool 
         is_standby=False,
         database="shop",
         encoding="UTF8",
-        collate="C",
-        ctype="C",
-        locale_provider="c",
-        locale=None,
         lc_monetary="C",
         can_create=True,
     )
@@ -157,8 +153,6 @@ def source(**tables: SourceTable) -> SourceFacts:
     return SourceFacts(
         version_num=180004,
         encoding="UTF8",
-        collate="C",
-        ctype="C",
         extensions={},
         tables={TableName(schema="public", name=name): facts for name, facts in tables.items()},
     )

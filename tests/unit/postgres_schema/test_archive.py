@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 from dsync_postgres.schema.archive import Archive, Section, TocEntry, read_archive
 from dsync_postgres.schema.errors import ArchiveError
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.postgres_schema.archives import HEADER, Writer, archive, entry, table
@@ -44,6 +44,8 @@ def _entries(draw: st.DrawFn) -> tuple[TocEntry, ...]:
     )
 
 
+# On a machine with much else to do the first draws are slow.
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     entries=_entries(),
     minor=st.sampled_from([14, 15, 16]),
