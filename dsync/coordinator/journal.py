@@ -207,7 +207,8 @@ class Journal:
         return await self._call(lambda: self._store.count_dead_letters(self.flow, self.run))
 
     async def dead_letters_by_unit(self) -> Mapping[str, int]:
-        letters = await self._call(lambda: self._store.list_dead_letters(self.flow, self.run))
+        """Of every unit how many of its rows were refused, whatever has become of them since."""
+        letters = await self._call(lambda: self._store.list_dead_letters(self.flow, self.run, resolved=True))
         return Counter(letter.unit for letter in letters)
 
     async def set_phase(self, phase: Phase) -> None:

@@ -110,7 +110,7 @@ class Checkpoints(Part):
             progress = {(row.namespace, row.sink): row for row in connection.execute(self._progress_query(flow, run))}
             letters = connection.execute(
                 select(dead_letters.c.namespace, dead_letters.c.sink, func.count().label("letters"))
-                .where(self._at(dead_letters, flow=flow, run=run))
+                .where(self._at(dead_letters, flow=flow, run=run), dead_letters.c.resolution == "")
                 .group_by(dead_letters.c.namespace, dead_letters.c.sink)
             )
             letters_of = {(row.namespace, row.sink): row.letters for row in letters}

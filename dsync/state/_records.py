@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from dsync.state._part import Part, columns, value, values
@@ -34,10 +34,12 @@ class Records(Part):
                 ) from exc
 
     def list_dead_letters(
-        self, flow: str, run: str, *, namespace: str | None = None, limit: int | None = None
+        self, flow: str, run: str, *, namespace: str | None = None, limit: int | None = None, resolved: bool = False
     ) -> tuple[DeadLetterRow, ...]:
-        """Oldest first."""
+        """Oldest first; those that were dealt with only where they are asked for."""
         query = select(*columns(dead_letters, DeadLetterRow)).where(self._at(dead_letters, flow=flow, run=run))
+        if not resolved:
+            query = query.where(dead_letters.c.resolution == "")
         if namespace is not None:
             query = query.where(dead_letters.c.namespace == namespace)
         key = (dead_letters.c[name] for name in ("created_at", "unit", "cursor_digest", "row_index"))
@@ -46,15 +48,24 @@ class Records(Part):
             return tuple(value(DeadLetterRow, row) for row in found)
 
     def count_dead_letters(self, flow: str, run: str) -> Mapping[str, int]:
-        """By namespace; one without any is absent."""
+        """Those that wait, by namespace; one without any is absent."""
         query = (
             select(dead_letters.c.namespace, func.count().label("letters"))
-            .where(self._at(dead_letters, flow=flow, run=run))
+            .where(self._at(dead_letters, flow=flow, run=run), dead_letters.c.resolution == "")
             .group_by(dead_letters.c.namespace)
             .order_by(dead_letters.c.namespace)
         )
         with self._database.reading() as connection:
             return {row.namespace: row.letters for row in connection.execute(query)}
+
+    def resolve_dead_letter(self, flow: str, run: str, letter: DeadLetterRow, resolution: str) -> None:
+        """Note that it was dealt with, and forget what it held. Repeatable."""
+        key = {name: getattr(letter, name) for name in ("unit", "sink", "cursor_digest", "row_index")}
+        done = {"resolution": resolution, "resolved_at": self._database.now(), "payload": b""}
+        with self._writing(flow) as connection:
+            connection.execute(
+                update(dead_letters).where(self._at(dead_letters, flow=flow, run=run, **key)).values(**done)
+            )
 
     def append_events(self, flow: str, happened: Iterable[EventRow]) -> int:
         """Add events at the end, in this order and in one transaction; returns the number of the last one."""

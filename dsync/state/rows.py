@@ -7,6 +7,7 @@ is ignored when the row is written. JSON fields hold what `json.dumps` takes, an
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -233,6 +234,15 @@ class DeadLetterRow:
     page_type: PageType
     sink: str = DEFAULT_SINK
     created_at: datetime | None = None
+    resolution: str = ""
+    """`retried` or `dropped`; empty while it waits."""
+    resolved_at: datetime | None = None
+
+    @property
+    def id(self) -> str:
+        """Short, and the same however often it is asked for."""
+        key = b"\0".join([self.unit.encode(), self.sink.encode(), self.cursor_digest, str(self.row_index).encode()])
+        return hashlib.blake2b(key, digest_size=6).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

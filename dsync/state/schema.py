@@ -32,7 +32,7 @@ from dsync.protocol.types import PageType
 from dsync.state.errors import StateFromTheFutureError
 from dsync.state.rows import NamespaceState, Phase, UnitKind
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every schema revision this version knows, oldest first; here too, so that opening needs no Alembic."""
 HEAD = REVISIONS[-1]
 
@@ -284,6 +284,10 @@ dead_letters = Table(
     Column("page_type", PageTypeNumber, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Column("created_at", Moment, nullable=False),
+    # Empty while it waits. One that was dealt with stays without its payload: rows of the source are counted again
+    # after a lost snapshot, and those that were refused then are among them.
+    Column("resolution", Text, nullable=False, server_default=""),
+    Column("resolved_at", Moment),
     _within("units", "flow", "run", "unit"),
     Index("dead_letters_namespace", "workspace", "flow", "run", "namespace"),
 )

@@ -156,6 +156,42 @@ def test_dead_letters_of_units_that_are_read_again_are_forgotten(store: Store) -
     assert store.count_dead_letters(run.flow, run.run) == {"t1": 1}
 
 
+def test_a_dead_letter_that_was_dealt_with_is_kept_without_what_it_held(store: Store, clock: HandClock) -> None:
+    """It waits no longer, and still says that a row of the source was refused, should that be counted again."""
+    run = planned_run(store)
+    key = run.flow, run.run
+    store.add_dead_letters(*key, [letter(), letter(row_index=1), letter(row_index=2)])
+    first, second, _ = store.list_dead_letters(*key)
+    clock.advance(1)
+    store.resolve_dead_letter(*key, first, "retried")
+    store.resolve_dead_letter(*key, second, "dropped")
+    store.resolve_dead_letter(*key, second, "dropped")
+
+    assert store.count_dead_letters(*key) == {"t0": 1}
+    assert [total.dead_letters for total in store.namespace_totals(*key)] == [1, 0]
+    assert [row.row_index for row in store.list_dead_letters(*key)] == [2]
+    every = store.list_dead_letters(*key, resolved=True)
+    assert [(row.resolution, row.payload) for row in every] == [
+        ("retried", b""),
+        ("dropped", b""),
+        ("", b"\x00secret row"),
+    ]
+    assert every[0].resolved_at == from_us(clock.now_us())
+    assert len({row.id for row in every}) == 3
+    assert every[0].id == first.id
+
+
+def test_a_dead_letter_that_is_refused_once_more_waits_again(store: Store) -> None:
+    """Its page was read again: what was said of the earlier one is over."""
+    run = planned_run(store)
+    key = run.flow, run.run
+    store.add_dead_letters(*key, [letter()])
+    store.resolve_dead_letter(*key, letter(), "dropped")
+    store.add_dead_letters(*key, [letter()])
+
+    assert [(row.payload, row.resolved_at) for row in store.list_dead_letters(*key)] == [(b"\x00secret row", None)]
+
+
 def test_events_are_kept_in_order_and_read_from_where_one_left_off(store: Store, clock: HandClock) -> None:
     run = planned_run(store)
     other = planned_run(store, name="other")
