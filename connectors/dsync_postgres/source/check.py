@@ -15,18 +15,16 @@ from dsync_postgres.schema import (
     ServerFacts,
     TableFacts,
     TableName,
-    TypeFacts,
     count_large_objects,
     read_extensions,
     read_sequences,
     read_server,
     read_tables,
-    read_types,
     source_findings,
 )
 from dsync_postgres.schema.findings import info, stop, warn
 from dsync_postgres.sessions import Connection, Sessions, begin_reading
-from dsync_postgres.source.describe import is_copied, key_of, page_types, table_findings
+from dsync_postgres.source.describe import is_copied, key_of, table_findings
 from dsync_postgres.source.description import DIALECT, Describer, major_of
 
 _OLDEST_MAJOR, _NEWEST_MAJOR = 14, 18
@@ -44,7 +42,6 @@ class _Facts:
 
     server: ServerFacts
     tables: Tables
-    kinds: Mapping[int, TypeFacts]
     extensions: Mapping[str, ExtensionFacts]
     sequences: Mapping[TableName, SequenceFacts]
     """Of a standby alone."""
@@ -74,7 +71,6 @@ async def check_source(
     if request.peer_db_type == DIALECT:
         choice = await describer.choose_tool(facts.server.major, major_of(request.peer_version))
         found += [choice.finding] if choice.finding is not None else []
-        found += _text_findings(chosen, facts, major_of(request.peer_version))
     elif request.peer_db_type:
         found += _document_findings(chosen)
     return tuple(found)
@@ -93,7 +89,6 @@ def _look(connection: Connection) -> _Facts:
             return _Facts(
                 server=server,
                 tables=read_tables(connection),
-                kinds=read_types(connection),
                 extensions=read_extensions(connection),
                 sequences=read_sequences(connection) if server.is_standby else {},
                 large_objects=count_large_objects(connection),
@@ -196,26 +191,6 @@ def _unlogged_findings(tables: list[TableFacts], facts: _Facts, *, whole_databas
                 sequence.name.namespace,
                 "the sequence is unlogged, so the standby does not know where it stands",
                 _WITHOUT_UNLOGGED,
-            )
-
-
-def _text_findings(tables: list[TableFacts], facts: _Facts, peer_major: int) -> Iterator[types.Finding]:
-    for table in tables:
-        if not (is_copied(table) and table.has_rows):
-            continue
-        columns = [
-            column
-            for column in table.columns
-            if not column.generated
-            and types.PageType.PG_COPY_BINARY
-            not in page_types(column, facts.kinds.get(column.type_oid), major=facts.server.major, peer_major=peer_major)
-        ]
-        if columns:
-            named = ", ".join(f"{column.name} ({column.type})" for column in columns[:_MOST_COLUMNS])
-            yield info(
-                "text-copy",
-                table.name.namespace,
-                f"travels as text, at about two thirds of the speed, for the sake of {named}",
             )
 
 

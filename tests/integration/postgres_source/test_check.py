@@ -129,18 +129,6 @@ async def test_a_long_transaction_is_named(database: DatabaseFactory, open_sourc
         assert found_code(await findings(source), "old-transaction").severity is WARNING
 
 
-async def test_columns_that_travel_as_text_are_named(database: DatabaseFactory, open_source: OpenSource) -> None:
-    """So that nobody wonders about the speed."""
-    made = database()
-    made.run("CREATE TABLE t (i int, c regclass)", "CREATE TABLE u (q interval)", "CREATE TABLE v (i int)")
-    source = await open_source(made)
-
-    assert "c (regclass)" in (await findings(source))["text-copy", "public.t"].message
-    assert ("text-copy", "public.u") not in await findings(source)
-    assert ("text-copy", "public.u") in await findings(source, peer_version="16.2")
-    assert ("text-copy", "public.v") not in await findings(source, peer_version="16.2")
-
-
 async def test_columns_without_a_form_for_others_stop(database: DatabaseFactory, open_source: OpenSource) -> None:
     """A sink that is no PostgreSQL gets documents, and not every type has a place there yet."""
     made = database()
