@@ -81,6 +81,8 @@ class SyncRequest(EndsRequest):
     no_owner: bool = False
     no_privileges: bool = False
     allow_lossy: bool = False
+    dead_letters: tuple[str, ...] = ()
+    """How many refused records are borne: `N` in all, `NS=N` of a namespace."""
     verify: bool = False
 
 

@@ -77,6 +77,7 @@ def spec_of(request: SyncRequest, meeting: Meeting) -> FlowSpec:
         no_owner=request.no_owner,
         no_privileges=request.no_privileges,
         allow_lossy=request.allow_lossy,
+        dead_letters=request.dead_letters,
         attach=request.attach,
         parallel=request.parallel or load.parallel,
         page_bytes=request.page_bytes or load.page_bytes,

@@ -16,9 +16,11 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from dsync.cli.quantities import parse_rate, parse_time
 from dsync.cli.settings import Settings
 from dsync.cli.sizes import KIB, MIB, parse_size
+from dsync.coordinator.tolerance import Tolerance
 from dsync.protocol.errors import RequestError
 from dsync.sdk.references import is_reference
 
+_REFUSALS = "write a number, NS=N, a list of such, or a mapping of namespaces to numbers"
 _VARIABLE = re.compile(r"\$(?P<escaped>\$)?\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 
@@ -40,6 +42,17 @@ def _as_rates(value: Any) -> Any:
 
 def _as_time(value: Any) -> Any:
     return parse_time(value) if isinstance(value, str) else value
+
+
+def _as_refusals(value: Any) -> Any:
+    """`100`, `shop.orders=0`, a list of such, or `{shop.orders: 0}`, as the texts that the flag takes."""
+    items = [f"{name}={number}" for name, number in value.items()] if isinstance(value, dict) else value
+    texts = [str(item) for item in items] if isinstance(items, list) else [str(items)]
+    try:
+        Tolerance.parse(texts)
+    except RequestError as exc:
+        raise ValueError(_REFUSALS) from exc
+    return texts
 
 
 def _as_endpoint(value: Any) -> Any:
@@ -110,6 +123,11 @@ class FlowFile(BaseModel):
     retry_for: Annotated[
         float | None, BeforeValidator(_as_time), Field(description="How long a server is waited for, as in 90s.", ge=0)
     ] = None
+    dead_letters: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_as_refusals),
+        Field(description="How many records the sink may refuse: N in all, NS=N or {NS: N} of each table."),
+    ] = ()
     on_existing: Annotated[
         Literal["error", "resume", "append", "truncate", "drop"] | None,
         Field(description="What to do with tables that have rows."),

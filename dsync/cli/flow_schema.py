@@ -26,6 +26,15 @@ _ENDPOINT = {
     },
     "description": "The URI, and options of its connector beside it (`dsync connectors show NAME` lists them).",
 }
+_REFUSED: dict[str, Any] = {
+    "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"(^|=)[0-9]+$|\$\{"}]
+}
+_REFUSALS: list[dict[str, Any]] = [
+    *_REFUSED["anyOf"],
+    {"type": "array", "items": _REFUSED},
+    {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}},
+]
+_NUMBERS_BY_NAMESPACE = ("dead-letters",)
 _ENDPOINTS = ("source", "sink")
 _OF_THE_KEY = ("title", "description", "default")
 _KEYWORDS = {"ge": "minimum", "le": "maximum"}
@@ -62,6 +71,8 @@ def _property(name: str, said: dict[str, Any]) -> dict[str, Any]:
         forms.append(_SIZE)
     if name in _TIMES:
         forms.append(_TIME)
+    if name in _NUMBERS_BY_NAMESPACE:
+        forms = list(_REFUSALS)
     if name in _ENDPOINTS:
         forms.append(_ENDPOINT)
     if name in _LISTS:

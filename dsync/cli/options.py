@@ -33,6 +33,22 @@ class RateLimit(click.ParamType[Rate]):
             self.fail(str(exc), param, ctx)
 
 
+class Refusals(click.ParamType[str]):
+    """A number of refused records, of the flow or of namespaces: `100`, `shop.orders=0`."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from dsync.coordinator.tolerance import Tolerance
+        from dsync.protocol.errors import RequestError
+
+        try:
+            Tolerance.parse([value])
+        except RequestError as exc:
+            self.fail(str(exc), param, ctx)
+        return str(value)
+
+
 class Duration(click.ParamType[float]):
     """A time: `90s`, `15m`, `1h30m`."""
 
@@ -197,6 +213,14 @@ def flow_options() -> Callable[[Any], Any]:
             help="How long a server that has gone away is waited for, as in 90s or 1h. [default: 15m]",
         ),
         click.option(
+            "--dead-letters",
+            type=Refusals(),
+            multiple=True,
+            metavar="[NS=]N",
+            help="How many records the sink may refuse: N in all, NS=N of each table that the pattern fits. A table"
+            " that goes beyond stops, the others go on. Repeatable. [default: 1000 of each table]",
+        ),
+        click.option(
             "--on-existing",
             type=click.Choice(["error", "resume", "append", "truncate", "drop"]),
             help="What to do with tables at the sink that hold rows. [default: resume for the flow's own, else error]",
@@ -276,6 +300,7 @@ def sync_request(options: Mapping[str, Any], *, source: str, sink: str, verify: 
         no_owner=options["no_owner"],
         no_privileges=options["no_privileges"],
         allow_lossy=options["allow_lossy"],
+        dead_letters=tuple(options["dead_letters"]),
         verify=verify,
         **optional,
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from dsync.coordinator.cursor import UnitCursor
 from dsync.coordinator.ends import End
 from dsync.coordinator.events import DeadLetterAdded, EventHandler
 from dsync.coordinator.retries import Retries
+from dsync.coordinator.tolerance import Tolerance
 from dsync.failpoints import failpoint
 from dsync.protocol.errors import NamespaceChangedError, PluginBugError, RecordError
 from dsync.protocol.page_store import PageStore
@@ -42,16 +43,16 @@ class PageWriter:
     pages: PageStore | None
     retries: Retries
     emit: EventHandler
-    add_dead_letter: Callable[[DeadLetterRow], Awaitable[int]]
-    """Makes it durable; returns how many the namespace has by now."""
+    add_dead_letter: Callable[[DeadLetterRow], Awaitable[Mapping[str, int]]]
+    """Makes it durable; returns how many each namespace of the run has by now."""
     checkpoint: Callable[[UnitProgress], Awaitable[None]]
-    max_dead_letters: int
+    tolerance: Tolerance
 
     async def write(self, progress: UnitProgress, page: Page) -> None:
         """Make the page durable and move `progress` past it. Repeating it after a crash writes nothing twice.
 
         Raises:
-            NamespaceChangedError: more rows were refused than a namespace may have.
+            NamespaceChangedError: more rows were refused than the namespace, or the flow, may have.
             PluginBugError: the sink wrote another number of rows than it was given.
         """
         start = progress.cursor
@@ -113,7 +114,7 @@ class PageWriter:
 
     async def _bury(self, unit: str, record: Page, cursor: bytes, row: int, error: RecordError) -> None:
         name = self.namespace.namespace
-        count = await self.add_dead_letter(
+        letters = await self.add_dead_letter(
             DeadLetterRow(
                 unit=unit,
                 namespace=name,
@@ -126,10 +127,10 @@ class PageWriter:
             )
         )
         self.emit(DeadLetterAdded(namespace=name, reason=str(error)))
-        if count > self.max_dead_letters:
+        if exceeded := self.tolerance.exceeded(name, letters):
             raise NamespaceChangedError(
-                f"{name}: the sink has refused {count} rows, more than the {self.max_dead_letters} allowed, "
-                f"the last one because: {error}; `dsync status` lists them"
+                f"{name}: {exceeded}, the last one because: {error}; `dsync dead-letters list` lists them, and "
+                "--dead-letters says how many may be"
             )
 
     async def _send(self, progress: UnitProgress, page: Page, cursor: UnitCursor, *, done: bool) -> None:

@@ -198,10 +198,10 @@ class Journal:
             self._waiting = rows | self._waiting
             raise
 
-    async def add_dead_letter(self, row: DeadLetterRow) -> int:
-        """Record it; returns how many the namespace has."""
+    async def add_dead_letter(self, row: DeadLetterRow) -> Mapping[str, int]:
+        """Record it; returns how many each namespace has."""
         await self._call(lambda: self._store.add_dead_letters(self.flow, self.run, [row]))
-        return (await self.count_dead_letters()).get(row.namespace, 0)
+        return await self.count_dead_letters()
 
     async def count_dead_letters(self) -> Mapping[str, int]:
         return await self._call(lambda: self._store.count_dead_letters(self.flow, self.run))

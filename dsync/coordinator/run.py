@@ -38,14 +38,12 @@ from dsync.coordinator.result import NamespaceResult, RunResult, StepFailure
 from dsync.coordinator.retries import Retries
 from dsync.coordinator.spec import FlowSpec
 from dsync.coordinator.tasks import StoppedError, task_group
+from dsync.coordinator.tolerance import Tolerance
 from dsync.failpoints import failpoint
 from dsync.protocol.errors import NamespaceChangedError, SnapshotLostError
 from dsync.protocol.page_store import PageStore
 from dsync.protocol.types import Finding, FlowManifest, UnitRef
 from dsync.state import NamespaceRow, NamespaceState, Phase, UnitRow
-
-MAX_DEAD_LETTERS = 1000
-"""Refused rows that a namespace may have before it stops: more than that is no accident of single rows."""
 
 MAX_FRUITLESS_SNAPSHOTS = 3
 """How many snapshots running may be lost before a single page was copied under them."""
@@ -396,6 +394,7 @@ class CopyRun:
     def _copiers(self, rows: Mapping[str, NamespaceRow]) -> dict[str, UnitCopier]:
         budget = ByteBudget(self._page_budget_bytes())
         retries = self._retries
+        tolerance = Tolerance.parse(self.spec.dead_letters)
         pace = Pace(
             stopping=self.stopping,
             rows_per_s=self.spec.rate_rows_per_s,
@@ -416,7 +415,7 @@ class CopyRun:
                     emit=self.emit,
                     add_dead_letter=self.journal.add_dead_letter,
                     checkpoint=self.journal.checkpoint,
-                    max_dead_letters=MAX_DEAD_LETTERS,
+                    tolerance=tolerance,
                 ),
                 agreement=self.agreement,
                 budget=budget,

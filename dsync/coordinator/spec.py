@@ -55,6 +55,8 @@ class FlowSpec(BaseModel):
     memory_limit: int = Field(default=512 * MIB, ge=64 * MIB)
     """Bytes, for all processes of the flow together."""
     retry_for_s: float = Field(default=900.0, ge=0)
+    dead_letters: tuple[str, ...] = ()
+    """How many refused records are borne: `N` in all, `NS=N` of a namespace (`coordinator.tolerance`)."""
     rate_rows_per_s: int = Field(default=0, ge=0)
     """How many rows may be read; 0: as many as there are."""
     rate_bytes_per_s: int = Field(default=0, ge=0)

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from dsync.coordinator.events import CallRetried, DeadLetterAdded, Event, PageCopied, SnapshotLost
 from dsync.coordinator.tasks import StoppedError
+from dsync.coordinator.tolerance import Tolerance
 from dsync.protocol.errors import (
     CapacityError,
     DsyncError,
     FencedError,
     PermanentError,
     PluginBugError,
+    RequestError,
     ServerUnavailableError,
 )
 from dsync.protocol.types import UnitRef
@@ -202,6 +204,46 @@ async def test_a_namespace_that_is_refused_wholesale_stops_and_the_others_go_on(
     assert result.exit_code == 6
     assert flow.ids("shop.orders") == list(range(ROWS))
     assert sum(isinstance(event, DeadLetterAdded) for event in flow.events) == 1001
+
+
+@pytest.mark.parametrize(
+    ("dead_letters", "stopped", "refused"),
+    [
+        (("shop.bad=2",), {"shop.bad"}, 3),
+        (("shop.bad=3",), set(), 3),
+        (("*=0", "shop.bad=5"), set(), 3),
+        (("shop.bad=5", "*=0"), {"shop.bad"}, 1),
+        (("2",), {"shop.bad"}, 3),
+        (("3",), set(), 3),
+        (("0", "shop.bad=5"), {"shop.bad"}, 1),
+    ],
+)
+async def test_a_namespace_over_its_budget_or_the_flow_s_stops_alone(
+    flow: Harness, dead_letters: tuple[str, ...], stopped: set[str], refused: int
+) -> None:
+    """Up to the number all is well, one more is too much; what stops is named with the limit, and the rest goes on."""
+    flow.source.put("shop.bad", [{"_id": n, **({"_refuse": True} if n in (3, 4, 9) else {})} for n in range(10)])
+    result = await flow.run(dead_letters=dead_letters)
+
+    assert {item.namespace for item in result.stopped} == stopped
+    assert all("allowed" in item.reason and "--dead-letters" in item.reason for item in result.stopped)
+    assert (result.dead_letters, result.exit_code) == (refused, 6 if stopped else 5)
+    assert flow.ids("shop.orders") == list(range(ROWS))
+
+
+@pytest.mark.parametrize("text", ["", "x", "a=", "-1", "1.5", "a=b", "shop.a:b=1", '"a=1', "²"])
+def test_a_budget_that_cannot_be_read_is_a_wrong_request(text: str) -> None:
+    """Before anything is contacted."""
+    with pytest.raises(RequestError):
+        Tolerance.parse([text])
+
+
+def test_the_last_budget_that_fits_a_namespace_counts() -> None:
+    """An equals sign in a quoted name is part of it."""
+    tolerance = Tolerance.parse(["5", "shop.*=7", 'shop."a=b"=1', "7"])
+
+    assert tolerance.of_flow == 7
+    assert [tolerance.of(name) for name in ("shop.x", 'shop."a=b"', "other.x")] == [7, 1, 1000]
 
 
 # ------------------------------------------------------------- misbehaviour
