@@ -12,7 +12,7 @@ from dsync.app.known import KnownFlow, existing_store, find_known_flow
 from dsync.app.one_end import meet_one
 from dsync.coordinator.ends import End
 from dsync.coordinator.tasks import task_group
-from dsync.protocol.errors import DsyncError, RequestError
+from dsync.protocol.errors import DsyncError, OtherEndpointError, RequestError
 from dsync.protocol.types import FlowManifest, Role
 from dsync.state import DEFAULT_SINK, FlowNotFoundError, LeaseHeldError, Store, this_process
 from dsync.state.lease import acquire, heartbeats
@@ -24,6 +24,8 @@ class ResetRequest:
     """Name, id or beginning of an id; may be left out where the sink is given and remembers one flow only."""
     sink: str = ""
     """What reaches the sink; empty: the stored reference."""
+    state_only: bool = False
+    """Contact no sink: it is gone, or another server has taken its name."""
     state: str = ""
     attach: Literal["process", "inline"] = "process"
     allow_plaintext: bool = False
@@ -37,6 +39,8 @@ class ResetReport:
     """What the sink has removed, in its own words."""
     from_state: Mapping[str, int]
     """Rows of the state by table; empty where the state did not know the flow."""
+    left_behind: tuple[str, ...] = ()
+    """What was not looked for at the sink, and may still be there."""
 
 
 OnWait = Callable[[LeaseHeldError], None]
@@ -52,7 +56,8 @@ def describe_reset(request: ResetRequest) -> str:
         known = _find(store, request)
         if known is not None:
             # Nobody is asked about what could not be done anyway.
-            known.sink(request.sink)
+            if not request.state_only:
+                known.sink(request.sink)
             return f"flow {known.title} ({known.spec.source.reference} → {known.spec.sink.reference})"
     return f"flow {request.flow}, which only the sink remembers" if request.flow else "what the sink remembers"
 
@@ -62,6 +67,7 @@ async def reset(request: ResetRequest, on_wait: OnWait = lambda _: None) -> Rese
 
     Raises:
         LeaseHeldError: it is running.
+        OtherEndpointError: its sink is another server now.
         RequestError: there is no such flow, or its sink cannot be reached without `--sink`.
     """
     with existing_store(request.state) as store:
@@ -69,11 +75,15 @@ async def reset(request: ResetRequest, on_wait: OnWait = lambda _: None) -> Rese
         if known is None:
             return await _reset_at_sink_only(request)
         assert store is not None, "what is known stands in a state"
+        if request.state_only:
+            return await _reset_state_only(store, known, on_wait)
         return await _reset_known(store, known, request, on_wait)
 
 
 def _find(store: Store | None, request: ResetRequest) -> KnownFlow | None:
     """The flow as the state knows it; None where the sink is to be asked."""
+    if request.state_only and (request.sink or not request.flow):
+        raise RequestError("--state-only forgets a flow without asking its sink: name the FLOW, and leave --sink out")
     if not request.flow:
         if not request.sink:
             raise RequestError("name the flow (`dsync flows` lists them), or give --sink URI to ask the sink")
@@ -95,8 +105,7 @@ async def _reset_known(store: Store, known: KnownFlow, request: ResetRequest, on
     flow = known.flow.flow
     reference = known.sink(request.sink)
     async with _holding(store, flow, on_wait), _sink(request, reference) as end:
-        if known.run is not None:
-            end.check_same(known.run.sink_ids.get(DEFAULT_SINK, ""))
+        _refuse_other_sink(end, known)
         at_sink = await end.connector.forget_flow(flow) if end.serves("LedgerService") else []
         removed = await asyncio.to_thread(store.delete_flow, flow)
     return ResetReport(
@@ -105,6 +114,43 @@ async def _reset_known(store: Store, known: KnownFlow, request: ResetRequest, on
         at_sink=tuple(at_sink),
         from_state={table: count for table, count in removed.items() if count},
     )
+
+
+def _refuse_other_sink(end: End, known: KnownFlow) -> None:
+    """What another server keeps is not this flow's to remove."""
+    try:
+        end.check_same(known.run.sink_ids.get(DEFAULT_SINK, "") if known.run is not None else "")
+    except OtherEndpointError as error:
+        raise OtherEndpointError(
+            f"{error}; where that sink is gone for good, `dsync reset {known.title} --state-only` forgets the flow here"
+        ) from error
+
+
+async def _reset_state_only(store: Store, known: KnownFlow, on_wait: OnWait) -> ResetReport:
+    flow = known.flow.flow
+    async with _holding(store, flow, on_wait):
+        left = await asyncio.to_thread(_left_behind, store, known)
+        removed = await asyncio.to_thread(store.delete_flow, flow)
+    return ResetReport(
+        flow=flow,
+        flow_name=known.flow.name or "",
+        at_sink=(),
+        from_state={table: count for table, count in removed.items() if count},
+        left_behind=left,
+    )
+
+
+def _left_behind(store: Store, known: KnownFlow) -> tuple[str, ...]:
+    """What the flow has made at its sink by the state's word."""
+    runs = [run for run in store.list_runs(known.flow.flow) if run.sink_ids.get(DEFAULT_SINK)]
+    if not runs:
+        return ()
+    flow, sink = known.flow.flow, known.spec.sink.reference
+    ids = dict.fromkeys(run.sink_ids[DEFAULT_SINK] for run in runs)
+    targets = dict.fromkeys(row.target for run in runs for row in store.load_namespaces(flow, run.run))
+    lines = [f"{sink}, as it was then ({', '.join(ids)}): what it remembers of flow {flow} (ledger, manifest)"]
+    lines += [f"{sink}: {target}, with the rows that were copied" for target in targets]
+    return (*lines, f"should that sink come back, `dsync reset {flow} --sink URI` removes the first of these")
 
 
 async def _reset_at_sink_only(request: ResetRequest) -> ResetReport:

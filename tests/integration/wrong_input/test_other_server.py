@@ -82,6 +82,34 @@ def test_a_finished_copy_is_not_finished_on_another_sink(dsync: GuardedDsync, en
     assert dsync.here(*command, "--json").result["moved_nothing"]
 
 
+def test_a_flow_whose_sink_was_replaced_is_forgotten_here_alone(dsync: GuardedDsync, ends: Ends, pair: Pair) -> None:
+    """What another server keeps is not the flow's; what the flow has left at the one that is gone is listed."""
+    command = ("sync", ends.source_uri, pair.uri, *COPY)
+    copied = dsync.here(*command, "--json")
+    assert copied.exit_code == 0, copied.json["summary"]
+    flow = copied.result["flow"]
+    pair.swap()
+    before = contents(pair.databases[1])
+
+    message = dsync.refused("reset", flow, "--sink", pair.uri, "--yes", exit_code=3)
+    assert f"dsync reset {flow} --state-only" in message
+    dsync.refused("reset", flow, "--sink", pair.uri, "--state-only", "--yes", exit_code=2)
+    dsync.refused("reset", "--state-only", "--yes", exit_code=2)
+    forgotten = dsync.here("reset", flow, "--state-only", "--yes", "--json")
+    assert forgotten.exit_code == 0, forgotten.json["summary"]
+    assert forgotten.result["removed_from_state"]["flows"] == 1
+    assert forgotten.result["removed_at_sink"] == []
+    left = "\n".join(forgotten.result["left_behind"])
+    assert f"what it remembers of flow {flow}" in left
+    for namespace in (item["target"] for item in copied.result["namespaces"]):
+        assert namespace in left
+    assert contents(pair.databases[1]) == before
+
+    anew = dsync.here(*command, "--json")
+    assert (anew.exit_code, anew.result["rows"]) == (0, 520), anew.json["summary"]
+    assert anew.result["flow"] != flow
+
+
 def test_a_copy_is_not_gone_on_with_from_another_source(dsync: GuardedDsync, ends: Ends, pair: Pair) -> None:
     """The rest of other rows would make a whole that never was."""
     first, second = pair.databases
