@@ -164,6 +164,10 @@ class LedgerNullConnector(NullConnector):
         await self._faults.reach("open_units")
         return [self._ledger.open_unit(flow, unit) for unit in units]
 
+    async def read_units(self, flow: str, run: str, units: Sequence[UnitRef]) -> list[UnitState]:
+        await self._faults.reach("read_units")
+        return [self._ledger.read_unit(flow, unit) for unit in units]
+
     async def save_manifest(self, manifest: FlowManifest) -> None:
         await self._faults.reach("save_manifest")
         self._ledger.save_manifest(manifest)

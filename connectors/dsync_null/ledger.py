@@ -18,9 +18,13 @@ class Ledger:
 
     def open_unit(self, flow: str, unit: UnitRef) -> UnitState:
         """Raise the unit's fence and say where it stands."""
-        known = self._units.get((flow, unit.unit), UnitState(unit=unit.unit, fence=0))
+        known = self.read_unit(flow, unit)
         opened = self._units[flow, unit.unit] = replace(known, fence=known.fence + 1)
         return opened
+
+    def read_unit(self, flow: str, unit: UnitRef) -> UnitState:
+        """Where a unit stands; at the start, with fence 0, where it was never opened."""
+        return self._units.get((flow, unit.unit), UnitState(unit=unit.unit, fence=0))
 
     def require(self, context: WriteContext) -> bool:
         """False where this write has been counted already.

@@ -142,6 +142,9 @@ class PostgresConnector(Connector):
     async def open_units(self, flow: str, run: str, units: Sequence[types.UnitRef]) -> list[types.UnitState]:
         return await self._sink.open_units(flow, run, units)
 
+    async def read_units(self, flow: str, run: str, units: Sequence[types.UnitRef]) -> list[types.UnitState]:
+        return await self._sink.read_units(flow, run, units)
+
     async def save_manifest(self, manifest: types.FlowManifest) -> None:
         await self._sink.save_manifest(manifest)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Literal
 
 from dsync.app.ends import meet
+from dsync.app.found import find_flow, plan_of
+from dsync.app.known import existing_store
 from dsync.app.one_end import meet_one
 from dsync.app.plan import planner_for
 from dsync.app.requests import SyncRequest, default_parallel
@@ -67,7 +70,9 @@ async def _doctor_source(request: SyncRequest) -> DoctorReport:
 
 
 async def _doctor_both(request: SyncRequest) -> DoctorReport:
-    async with meet(request) as meeting:
+    async with AsyncExitStack() as stack:
+        store = stack.enter_context(existing_store(request.state))
+        meeting = await stack.enter_async_context(meet(request))
         meeting.refuse_same_ends()
         spec = spec_of(request, meeting)
         ends = (
@@ -76,9 +81,11 @@ async def _doctor_both(request: SyncRequest) -> DoctorReport:
         )
         findings: tuple[Finding, ...] = ()
         try:
-            planner = await planner_for(meeting, spec)
-            findings = await planner.check()
-            findings += (await planner.make(dry_run=True)).findings
+            found = await find_flow(store, request, spec, meeting)
+            findings = found.findings
+            planner = await planner_for(meeting, spec, flow=found.flow)
+            findings += await planner.check()
+            findings += (await plan_of(found, planner)).findings
         except DsyncError as error:
             if not _is_finding(error):
                 raise

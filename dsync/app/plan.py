@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -11,27 +10,15 @@ from datetime import datetime
 from typing import Any
 
 from dsync.app.ends import Meeting, meet
-from dsync.app.known import KnownFlow, existing_store, known_flow
+from dsync.app.found import FoundFlow, find_flow, plan_of
+from dsync.app.known import existing_store
 from dsync.app.requests import SyncRequest
+from dsync.app.standing import Standing
 from dsync.app.sync import spec_of
 from dsync.coordinator.ends import Agreement, negotiate, open_sessions
 from dsync.coordinator.plan import CopyPlan, Planner
 from dsync.coordinator.spec import FlowSpec
 from dsync.protocol.types import Finding, SessionRequest, Severity
-from dsync.state import FlowExistsError, NamespaceTotals, Store
-
-
-class Standing(enum.StrEnum):
-    """How a sync would begin."""
-
-    NEW = "new"
-    """With a new run, which is planned here as it would be then."""
-    GOES_ON = "goes on"
-    """Where the latest run was cut off, by the plan that was stored then."""
-    FINISHED = "finished"
-    """Not at all: the latest run has ended, and nothing asks for another."""
-    AGAIN = "again"
-    """With a new run over a finished one, reading again what may have changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,23 +111,12 @@ async def plan(request: SyncRequest) -> PlanReport:
         async with meet(request) as meeting:
             meeting.refuse_same_ends()
             spec = spec_of(request, meeting)
-            known = _known(store, request, spec, meeting)
-            standing = _standing(known, again=request.again)
-            if store is not None and known is not None:
-                meeting.refuse_other_ends(store.list_runs(known.flow.flow))
-            planner = await planner_for(meeting, spec, flow=known.flow.flow if known else "")
-            findings = await planner.check()
-            made = _stored(store, known) if standing in (Standing.GOES_ON, Standing.FINISHED) else None
-            if made is None:
-                made = await planner.make(dry_run=True, again=standing is Standing.AGAIN)
-            return _report(
-                spec,
-                planner.agreement,
-                replace(made, findings=(*findings, *made.findings)),
-                standing,
-                known,
-                _copied(store, known) if standing is Standing.GOES_ON else {},
-            )
+            found = await find_flow(store, request, spec, meeting)
+            planner = await planner_for(meeting, spec, flow=found.flow)
+            findings = (*found.findings, *await planner.check())
+            made = await plan_of(found, planner)
+            made = replace(made, findings=(*findings, *made.findings))
+            return _report(spec, planner.agreement, made, found)
 
 
 async def planner_for(meeting: Meeting, spec: FlowSpec, *, flow: str = "") -> Planner:
@@ -165,72 +141,22 @@ async def planner_for(meeting: Meeting, spec: FlowSpec, *, flow: str = "") -> Pl
     return Planner(source=meeting.source, sink=meeting.sink, spec=spec, agreement=agreement, flow=flow, run=run)
 
 
-def _known(store: Store | None, request: SyncRequest, spec: FlowSpec, meeting: Meeting) -> KnownFlow | None:
-    """The flow that the sync would go on with.
-
-    Raises:
-        FlowExistsError: as the sync would: the name is another flow's, or several could be meant.
-    """
-    if store is None:
-        return None
-    fingerprint = spec.fingerprint(meeting.source.info.id, meeting.sink.info.id)
-    if request.flow:
-        named = store.find_flow_by_name(request.flow)
-        if named is not None and named.fingerprint != fingerprint:
-            raise FlowExistsError(
-                f"flow {request.flow} exists with other ends, namespaces or transforms: choose another --flow name, or"
-                f" forget that one with `dsync reset {request.flow}`"
-            )
-        return known_flow(store, named) if named is not None else None
-    found = store.find_flows_by_fingerprint(fingerprint)
-    if len(found) > 1 and found[0].name is not None:
-        names = ", ".join(str(flow.name) for flow in found)
-        raise FlowExistsError(f"{len(found)} flows run between these ends ({names}): say which one with --flow NAME")
-    return known_flow(store, found[0]) if found else None
-
-
-def _standing(known: KnownFlow | None, *, again: bool) -> Standing:
-    if known is None or known.run is None:
-        return Standing.NEW
-    if not known.run.phase.is_final:
-        return Standing.GOES_ON
-    return Standing.AGAIN if again else Standing.FINISHED
-
-
-def _stored(store: Store | None, known: KnownFlow | None) -> CopyPlan | None:
-    """The plan of the latest run; None where it was cut off before it had one."""
-    if store is None or known is None or known.run is None or not known.run.extra.get("planned"):
-        return None
-    flow, run = known.flow.flow, known.run.run
-    return CopyPlan(
-        namespaces=store.load_namespaces(flow, run), units=store.load_units(flow, run), snapshot=known.run.snapshot
-    )
-
-
-def _copied(store: Store | None, known: KnownFlow | None) -> dict[str, NamespaceTotals]:
-    if store is None or known is None or known.run is None:
-        return {}
-    return {total.namespace: total for total in store.namespace_totals(known.flow.flow, known.run.run)}
-
-
 def _report(
     spec: FlowSpec,
     agreement: Agreement,
     made: CopyPlan,
-    standing: Standing,
-    known: KnownFlow | None,
-    copied: Mapping[str, NamespaceTotals],
+    found: FoundFlow,
 ) -> PlanReport:
     partitions: defaultdict[str, int] = defaultdict(int)
     for unit in made.partitions:
         partitions[unit.namespace] += 1
     return PlanReport(
-        standing=standing,
+        standing=found.standing,
         source=spec.source.reference,
         sink=spec.sink.reference,
-        flow=known.flow.flow if known else "",
-        flow_name=(known.flow.name or "") if known else "",
-        finished_at=known.run.finished_at if known and known.run and standing is Standing.FINISHED else None,
+        flow=found.flow,
+        flow_name=found.name,
+        finished_at=found.finished_at,
         namespaces=tuple(
             PlannedNamespace(
                 namespace=row.namespace,
@@ -241,7 +167,7 @@ def _report(
                 partitions=partitions[row.namespace],
                 estimated_rows=row.estimated_rows,
                 bytes=row.size_bytes,
-                copied_rows=copied[row.namespace].rows if row.namespace in copied else 0,
+                copied_rows=found.copied_rows.get(row.namespace, 0),
                 existed=row.existed,
                 upsert=row.upsert,
             )

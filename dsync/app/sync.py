@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 from dsync.app.ends import Meeting, opening
 from dsync.app.flows import ChosenRun, choose_run, find_or_begin_flow
 from dsync.app.requests import SyncRequest, load_of
+from dsync.app.standing import FORGOTTEN, forgotten
 from dsync.coordinator.ends import negotiate, open_sessions
-from dsync.coordinator.events import CallRetried, Event, EventHandler, FindingReported, PhaseChanged
+from dsync.coordinator.events import CallRetried, Event, EventHandler, FindingReported, PhaseChanged, SinkPutBack
 from dsync.coordinator.journal import Journal
 from dsync.coordinator.plan import stop_at
 from dsync.coordinator.result import RunResult
 from dsync.coordinator.run import CopyRun
 from dsync.coordinator.spec import FlowSpec
 from dsync.coordinator.tasks import task_group
-from dsync.protocol.errors import DsyncError, RequestError
+from dsync.protocol.errors import DsyncError, RequestError, SinkNotEmptyError
 from dsync.protocol.types import SessionRequest
 from dsync.state import LeaseHeldError, NamespaceState, Phase, RunRow, this_process
 from dsync.state.lease import acquire, heartbeats
@@ -108,7 +109,9 @@ async def sync(request: SyncRequest, emit: EventHandler, stopping: asyncio.Event
         await stack.enter_async_context(_holding(store, flow.flow, emit))
         # Before anything is said or begun: on another server a copy is neither finished nor gone on with.
         meeting.refuse_other_ends(store.list_runs(flow.flow))
-        chosen = choose_run(store, flow, spec, again=request.again)
+        chosen = await choose_run(store, flow, spec, meeting.source, meeting.sink, again=request.again)
+        if chosen.setback:
+            emit(SinkPutBack(reason=chosen.setback))
         if chosen.is_finished and not request.verify:
             return SyncOutcome(flow=flow.flow, flow_name=flow.name or "", run=chosen.run, result=None)
         return await _run(store, request, spec, fingerprint, meeting, chosen, emit, stopping)
@@ -175,6 +178,11 @@ async def _run(
         return SyncOutcome(
             flow=flow.flow, flow_name=flow.name or "", run=await journal.row(), result=result, verify=report
         )
+    except SinkNotEmptyError as error:
+        told = forgotten(flow.name or flow.flow, error) if chosen.setback == FORGOTTEN else error
+        await journal.fail(told)
+        await journal.forget_unplanned()
+        raise told from error
     except RequestError as error:
         await journal.fail(error)
         await journal.forget_unplanned()

@@ -20,6 +20,7 @@ from dsync.coordinator.events import (
     PageCopied,
     PartitionCopied,
     PhaseChanged,
+    SinkPutBack,
     SnapshotLost,
     SnapshotRenewed,
     StepFinished,
@@ -31,8 +32,8 @@ _MANY_NAMESPACES = 20
 """More than so many are named one by one only under -v."""
 _FINDINGS_OF_A_KIND = 5
 """`dsync doctor` lists them all."""
-_AT_ONCE = (PhaseChanged, NamespaceStopped, SnapshotLost, SnapshotRenewed, LeaseAwaited)
-_GRAVE = (NamespaceStopped, SnapshotLost, LeaseAwaited, CallRetried, DeadLetterAdded, NamespaceRestarted)
+_AT_ONCE = (PhaseChanged, NamespaceStopped, SinkPutBack, SnapshotLost, SnapshotRenewed, LeaseAwaited)
+_GRAVE = (NamespaceStopped, SinkPutBack, SnapshotLost, LeaseAwaited, CallRetried, DeadLetterAdded, NamespaceRestarted)
 
 
 class Lines:

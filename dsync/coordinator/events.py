@@ -98,6 +98,13 @@ class CallRetried(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SinkPutBack(Event):
+    """What the state says of the flow is not what the sink has."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotLost(Event):
     reason: str
 

@@ -49,6 +49,8 @@ _WAIT_MAX_S = 2.0
 class RecordedRun:
     plan: CopyPlan
     progress: Mapping[str, UnitProgress]
+    carried: frozenset[str]
+    """Namespaces whose rows an earlier run has copied for it."""
 
 
 class Journal:
@@ -121,7 +123,9 @@ class Journal:
         plan = await self._load_plan(run)
         if plan is None:
             return None
-        return RecordedRun(plan=plan, progress=await self.progress(plan, run=run))
+        row = await self._call(lambda: self._store.get_run(self.flow, run))
+        carried = frozenset(row.extra.get("carried", ())) if row is not None else frozenset()
+        return RecordedRun(plan=plan, progress=await self.progress(plan, run=run), carried=carried)
 
     async def progress(self, plan: CopyPlan, *, run: str = "") -> dict[str, UnitProgress]:
         """The place of every unit of a plan by its checkpoint; at the start where it has none."""
@@ -153,7 +157,7 @@ class Journal:
                 snapshot=plan.snapshot,
                 extra=extra,
                 phase=Phase.COPYING,
-                checkpoints=[_checkpoint(progress) for progress in carried],
+                checkpoints=[checkpoint_of(progress) for progress in carried],
             )
         )
 
@@ -164,7 +168,7 @@ class Journal:
             return []
         places = await self.progress(plan)
         units = [unit.unit for unit in plan.partitions if unit.namespace in names and places[unit.unit].done]
-        return [_checkpoint(places[unit]) for unit in units]
+        return [checkpoint_of(places[unit]) for unit in units]
 
     async def carried_namespaces(self) -> frozenset[str]:
         return frozenset((await self.row()).extra.get("carried", ()))
@@ -175,7 +179,7 @@ class Journal:
     async def checkpoint(self, progress: UnitProgress) -> None:
         """Record how far a unit has come; several units that ask at one time share a commit."""
         failpoint("coordinator.before_checkpoint")
-        row = _checkpoint(progress)
+        row = checkpoint_of(progress)
         self._waiting[row.unit] = row
         async with self._committing:
             # Whoever held the lock before may have committed this row with its own.
@@ -186,7 +190,7 @@ class Journal:
     async def correct(self, places: Sequence[UnitProgress]) -> None:
         """Make the checkpoints say what the sink's ledger does."""
         if places:
-            rows = [_checkpoint(place) for place in places]
+            rows = [checkpoint_of(place) for place in places]
             await self._call(lambda: self._store.save_checkpoints(self.flow, self.run, rows))
 
     async def _commit_waiting(self) -> None:
@@ -280,7 +284,7 @@ class Journal:
             await self._call(lambda: self._store.append_events(self.flow, rows))
 
 
-def _checkpoint(progress: UnitProgress) -> CheckpointRow:
+def checkpoint_of(progress: UnitProgress) -> CheckpointRow:
     return CheckpointRow(
         unit=progress.unit,
         cursor=progress.cursor.encode(),

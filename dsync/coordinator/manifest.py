@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 import msgpack
@@ -12,9 +13,21 @@ from dsync.coordinator.plan import CopyPlan
 from dsync.coordinator.spec import FlowSpec
 from dsync.protocol.errors import PermanentError
 from dsync.protocol.types import FinishStep, PageType, Partition
-from dsync.state import CheckpointRow, NamespaceRow, NamespaceState, UnitKind, UnitRow
+from dsync.state import CheckpointRow, JsonObject, NamespaceRow, NamespaceState, Phase, UnitKind, UnitRow
 
 _VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """How a run ended, so that whoever finds it at the sink alone says the same."""
+
+    phase: Phase
+    finished_at: datetime
+    consistent: bool | None
+    summary: JsonObject
+    undone: tuple[str, ...]
+    """Units that were not done then: of namespaces that had stopped, and steps that had failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +38,18 @@ class Manifest:
     source_id: str
     carried: tuple[CheckpointRow, ...]
     """The places of units that an earlier run has copied: the ledger has none of this run for them."""
+    end: RunEnd | None = None
+    """None: the run has not come to its end."""
 
 
-def encode_manifest(spec: FlowSpec, plan: CopyPlan, source_id: str, carried: Sequence[CheckpointRow] = ()) -> bytes:
+def encode_manifest(
+    spec: FlowSpec,
+    plan: CopyPlan,
+    source_id: str,
+    carried: Sequence[CheckpointRow] = (),
+    *,
+    end: RunEnd | None = None,
+) -> bytes:
     """Bytes that `decode_manifest` reads, in this release and later ones. No secret is in them: none is in a spec."""
     packed: bytes = msgpack.packb(
         {
@@ -38,6 +60,7 @@ def encode_manifest(spec: FlowSpec, plan: CopyPlan, source_id: str, carried: Seq
             "namespaces": [asdict(row) for row in plan.namespaces],
             "units": [asdict(unit) for unit in plan.units],
             "carried": [asdict(row) for row in carried],
+            "end": None if end is None else asdict(end) | {"finished_at": end.finished_at.isoformat()},
         },
         default=str,
     )
@@ -61,6 +84,8 @@ def decode_manifest(data: bytes) -> Manifest:
             spec=FlowSpec.model_validate(read["spec"]),
             source_id=read["source_id"],
             carried=tuple(CheckpointRow(**row | {"updated_at": None}) for row in read["carried"]),
+            # Manifests of the first release do not say it.
+            end=_end(read.get("end")),
             plan=CopyPlan(
                 namespaces=tuple(_namespace(row) for row in read["namespaces"]),
                 units=tuple(_unit(row) for row in read["units"]),
@@ -71,6 +96,19 @@ def decode_manifest(data: bytes) -> Manifest:
         raise PermanentError(
             "what the sink remembers of this flow cannot be read; `dsync reset --sink URI` removes it"
         ) from exc
+
+
+def _end(read: dict[str, Any] | None) -> RunEnd | None:
+    if read is None:
+        return None
+    return RunEnd(
+        **read
+        | {
+            "phase": Phase(read["phase"]),
+            "finished_at": datetime.fromisoformat(read["finished_at"]),
+            "undone": tuple(read["undone"]),
+        }
+    )
 
 
 def _namespace(row: dict[str, Any]) -> NamespaceRow:

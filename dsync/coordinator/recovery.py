@@ -9,6 +9,7 @@ from dsync.coordinator.deliver import UnitProgress
 from dsync.coordinator.ends import End
 from dsync.coordinator.events import EventHandler, NamespaceRestarted, NamespaceStopped, SnapshotRenewed
 from dsync.coordinator.journal import Journal, RecordedRun
+from dsync.coordinator.places import read_places
 from dsync.coordinator.plan import CopyPlan
 from dsync.coordinator.retries import Retries
 from dsync.failpoints import failpoint
@@ -168,22 +169,15 @@ class Recovery:
         before = await self.journal.load_run(run)
         if before is None:
             return plan, []
+        before = await self._as_the_sink_has_it(before, run)
         gone = _gone(plan, before)
         plan = replace(_with_missed_steps(plan, before, gone), findings=(*plan.findings, *map(_left_as_it_is, gone)))
-        if not before.plan.snapshot:
-            return plan, []
-        copied = [_copied(unit, before.progress[unit.unit], 0) for unit in before.plan.partitions]
-        resumed = await self.retries.call(
-            "compare with the run before",
-            lambda: self.source.connector.resume_plan(before.plan.snapshot, copied),
-            before_repeat=self.source.reopen_session,
-        )
-        reasons = {item.namespace: item.reason for item in resumed.verdicts if item.verdict is not Verdict.UNCHANGED}
-        if resumed.snapshot == before.plan.snapshot:
-            reasons = {}
+        reasons = await self._changed_since(before)
         old = {row.namespace: row for row in before.plan.namespaces}
         # Emptying a table takes the rows of all namespaces that were loaded into it.
-        emptied = {row.target for row in before.plan.namespaces if row.namespace in reasons}
+        emptied = {
+            row.target for row in before.plan.namespaces if row.namespace in reasons or not _is_whole(row, before)
+        }
         rows: list[NamespaceRow] = []
         units: list[UnitRow] = [unit for unit in plan.units if unit.kind is UnitKind.FINISH]
         carried: list[UnitProgress] = []
@@ -203,6 +197,41 @@ class Recovery:
             rows.append(row)
             units += made
         return replace(plan, namespaces=tuple(rows), units=tuple(units)), carried
+
+    async def _as_the_sink_has_it(self, before: RecordedRun, run: str) -> RecordedRun:
+        """With the places that the ledger gives: a sink that was put back, or has crashed, may hold less."""
+        if not self.sink.serves("LedgerService"):
+            return before
+        there = await self.retries.call(
+            "read the ledger",
+            lambda: read_places(self.sink, self.journal.flow, run, before.plan),
+            before_repeat=self.sink.reopen_session,
+        )
+        # What that run had carried over itself stands in the ledger under the run that copied it.
+        carried = {unit.unit for unit in before.plan.partitions if unit.namespace in before.carried}
+        places = {unit: place if unit in carried else there[unit] for unit, place in before.progress.items()}
+        return replace(before, progress=places)
+
+    async def _changed_since(self, before: RecordedRun) -> dict[str, str]:
+        """The namespaces that are not provably as that run has read them, with the reasons."""
+        if not before.plan.snapshot:
+            return {row.namespace: _NO_SNAPSHOT for row in before.plan.namespaces}
+        copied = [_copied(unit, before.progress[unit.unit], 0) for unit in before.plan.partitions]
+        resumed = await self.retries.call(
+            "compare with the run before",
+            lambda: self.source.connector.resume_plan(before.plan.snapshot, copied),
+            before_repeat=self.source.reopen_session,
+        )
+        if resumed.snapshot == before.plan.snapshot:
+            return {}
+        return {item.namespace: item.reason for item in resumed.verdicts if item.verdict is not Verdict.UNCHANGED}
+
+
+_NO_SNAPSHOT = "its source has no snapshots to compare with"
+
+
+def _is_whole(row: NamespaceRow, before: RecordedRun) -> bool:
+    return all(before.progress[unit.unit].done for unit in before.plan.partitions if unit.namespace == row.namespace)
 
 
 def _gone(plan: CopyPlan, before: RecordedRun) -> list[NamespaceRow]:

@@ -7,12 +7,12 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 
 from dsync.coordinator import setback
 from dsync.coordinator.budget import ByteBudget
 from dsync.coordinator.copier import UnitCopier
-from dsync.coordinator.cursor import UnitCursor
 from dsync.coordinator.deliver import PageWriter, UnitProgress
 from dsync.coordinator.ends import Agreement, End
 from dsync.coordinator.events import (
@@ -30,8 +30,9 @@ from dsync.coordinator.events import (
 )
 from dsync.coordinator.finisher import Finisher
 from dsync.coordinator.journal import Journal
-from dsync.coordinator.manifest import decode_manifest, encode_manifest
+from dsync.coordinator.manifest import RunEnd, decode_manifest, encode_manifest
 from dsync.coordinator.pace import Pace
+from dsync.coordinator.places import UNITS_AT_ONCE, progress_of
 from dsync.coordinator.plan import CopyPlan, Planner
 from dsync.coordinator.recovery import Recovery
 from dsync.coordinator.result import NamespaceResult, RunResult, StepFailure
@@ -48,7 +49,6 @@ from dsync.state import NamespaceRow, NamespaceState, Phase, UnitRow
 MAX_FRUITLESS_SNAPSHOTS = 3
 """How many snapshots running may be lost before a single page was copied under them."""
 
-_OPEN_UNITS_AT_ONCE = 5000
 _PROCESS_BYTES = 60 * 1024 * 1024
 """What a plug-in process or the coordinator takes before any page (measured as Pss)."""
 
@@ -174,7 +174,7 @@ class CopyRun:
             self.emit(NamespaceRestarted(namespace=namespace, reason=setback.REASON))
         return await self._stored_plan()
 
-    async def _save_manifest(self, plan: CopyPlan) -> None:
+    async def _save_manifest(self, plan: CopyPlan, *, end: RunEnd | None = None) -> None:
         if not self.sink.serves("LedgerService"):
             return
         carried = await self.journal.carried(plan)
@@ -183,7 +183,7 @@ class CopyRun:
             fingerprint=self.fingerprint,
             name=self.flow_name,
             run=self.journal.run,
-            plan=encode_manifest(self.spec, plan, self.source.info.id, carried),
+            plan=encode_manifest(self.spec, plan, self.source.info.id, carried, end=end),
         )
         await self._retries.call("save the flow's manifest", lambda: self.sink.connector.save_manifest(manifest))
 
@@ -282,8 +282,8 @@ class CopyRun:
         """The places of units at the sink, and the reasons why it refuses namespaces, those that stopped before too."""
         places: dict[str, UnitProgress] = {}
         refused: dict[str, str] = {}
-        for start in range(0, len(units), _OPEN_UNITS_AT_ONCE):
-            some = units[start : start + _OPEN_UNITS_AT_ONCE]
+        for start in range(0, len(units), UNITS_AT_ONCE):
+            some = units[start : start + UNITS_AT_ONCE]
             try:
                 places |= await self._open_some(some, targets)
             except NamespaceChangedError:
@@ -302,18 +302,7 @@ class CopyRun:
             partial(self.sink.connector.open_units, self.journal.flow, self.journal.run, refs),
             before_repeat=self.sink.reopen_session,
         )
-        return {
-            state.unit: UnitProgress(
-                unit=state.unit,
-                fence=state.fence,
-                cursor=UnitCursor.decode(state.cursor),
-                seq=state.seq,
-                rows=state.rows,
-                size_bytes=state.size_bytes,
-                done=state.done,
-            )
-            for state in states
-        }
+        return {state.unit: progress_of(state) for state in states}
 
     def _announce(self, plan: CopyPlan) -> None:
         for row in plan.namespaces:
@@ -492,7 +481,11 @@ class CopyRun:
         result = replace(result, consistent=whole if plan.snapshot else None)
         await self.journal.flush_events()
         failpoint("coordinator.before_end")
-        await self.journal.finish(Phase.DONE if whole else Phase.INCONSISTENT, result)
+        phase = Phase.DONE if whole else Phase.INCONSISTENT
+        # The sink first: a state that says more than the sink does would have to be taken back.
+        await self._save_end(phase, result)
+        failpoint("coordinator.after_end_at_sink")
+        await self.journal.finish(phase, result)
         failpoint("coordinator.after_end")
         self.emit(
             RunFinished(
@@ -500,6 +493,17 @@ class CopyRun:
             )
         )
         return result
+
+    async def _save_end(self, phase: Phase, result: RunResult) -> None:
+        """Let the sink know how it ended, for a coordinator that has only the sink's word."""
+        end = RunEnd(
+            phase=phase,
+            finished_at=datetime.now(UTC),
+            consistent=result.consistent,
+            summary=result.as_json(),
+            undone=tuple(sorted(unit for unit, progress in self._progress.items() if not progress.done)),
+        )
+        await self._save_manifest(await self._stored_plan(), end=end)
 
     async def _phase(self, phase: Phase) -> None:
         await self.journal.set_phase(phase)

@@ -27,10 +27,11 @@ def begun_anew_since(plan: CopyPlan, kept: CopyPlan | None) -> Pieces:
 
 
 def _is_news(row: NamespaceRow, known: NamespaceRow | None) -> bool:
-    if not row.generation or row.state in (NamespaceState.CLEARING, NamespaceState.STOPPED):
+    if row.state in (NamespaceState.CLEARING, NamespaceState.STOPPED):
         return False
     if known is None or known.generation < row.generation:
-        return True
+        return row.generation > 0
+    # Not even the first generation is free of old rows: it may have begun over those of an earlier run.
     return known.generation == row.generation and known.state is NamespaceState.CLEARING
 
 

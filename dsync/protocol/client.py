@@ -293,6 +293,15 @@ class RemoteConnector(Connector):
         )
         return flows.unit_states_from_pb(answer)
 
+    async def read_units(self, flow: str, run: str, units: Sequence[UnitRef]) -> list[UnitState]:
+        answer = await self._link.call(
+            lambda s: s.ledger.ReadUnits,
+            flows.open_units_to_pb(flow, run, units),
+            method="ReadUnits",
+            timeout_s=self._deadlines.data_s,
+        )
+        return flows.unit_states_from_pb(answer)
+
     async def save_manifest(self, manifest: FlowManifest) -> None:
         await self._link.call(
             lambda s: s.ledger.SaveManifest,

@@ -132,6 +132,10 @@ class Connector:
         """Raise each unit's fence and say where it stands, in the order asked."""
         raise _unsupported(self, "OpenUnits")
 
+    async def read_units(self, flow: str, run: str, units: Sequence[UnitRef]) -> list[UnitState]:
+        """Say where each unit stands, in the order asked, and change nothing; fence 0: the ledger does not know it."""
+        raise _unsupported(self, "ReadUnits")
+
     async def save_manifest(self, manifest: FlowManifest) -> None:
         raise _unsupported(self, "SaveManifest")
 
@@ -211,7 +215,7 @@ class Transform:
 
 SERVICE_METHODS = {
     "PageService": ("read_page", "write_page"),
-    "LedgerService": ("open_units", "save_manifest", "find_manifests", "clear_namespace", "forget_flow"),
+    "LedgerService": ("open_units", "read_units", "save_manifest", "find_manifests", "clear_namespace", "forget_flow"),
     "PlanService": ("open_plan", "resume_plan"),
     "SchemaService": ("describe", "get_finish_data", "prepare", "finish"),
     "ChecksumService": ("plan_ranges", "get_checksum", "get_row_hashes", "get_rows", "count_rows"),

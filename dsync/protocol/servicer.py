@@ -180,6 +180,9 @@ class _LedgerServicer(dsync_grpc.LedgerServiceServicer):
     async def OpenUnits(self, request: dsync.OpenUnitsRequest, context: object) -> dsync.OpenUnitsResponse:
         return flows.unit_states_to_pb(await self._connector.open_units(*flows.open_units_from_pb(request)))
 
+    async def ReadUnits(self, request: dsync.OpenUnitsRequest, context: object) -> dsync.OpenUnitsResponse:
+        return flows.unit_states_to_pb(await self._connector.read_units(*flows.open_units_from_pb(request)))
+
     async def SaveManifest(self, request: dsync.SaveManifestRequest, context: object) -> dsync.SaveManifestResponse:
         await self._connector.save_manifest(flows.manifest_from_pb(request.manifest))
         return dsync.SaveManifestResponse()

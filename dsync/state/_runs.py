@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, insert, select, update
@@ -81,8 +82,9 @@ class Runs(Part):
         consistent: bool | None = None,
         error: JsonObject | None = None,
         summary: JsonObject | None = None,
+        finished_at: datetime | None = None,
     ) -> None:
-        """Record how the run ended, and when. A failed one can go on with set_phase."""
+        """Record how the run ended, and when (None: now). A failed one can go on with set_phase."""
         self._change(
             flow,
             run,
@@ -90,7 +92,7 @@ class Runs(Part):
             consistent=consistent,
             error=error,
             summary=summary,
-            finished_at=self._database.now(),
+            finished_at=finished_at or self._database.now(),
         )
 
     def set_endpoints(self, flow: str, run: str, *, source_id: str, sink_ids: Mapping[str, str]) -> None:

@@ -234,6 +234,17 @@ async def test_the_ledger_knows_where_a_unit_stands(rig: Rig) -> None:
     assert again.fence > state.fence
 
 
+async def test_the_ledger_can_be_read_without_taking_a_unit_over(rig: Rig) -> None:
+    """Whoever holds the unit goes on writing; one that nobody has opened stands at the start."""
+    (state,) = await rig.connector.open_units("f", "r", [UnitRef(unit="u", namespace="a")])
+    await rig.write("a", bson_page(document(1)), context(state.fence, 1, cursor=b"next"))
+    units = [UnitRef(unit="v", namespace="a"), UnitRef(unit="u", namespace="a")]
+    unknown, known = await rig.connector.read_units("f", "r", units)
+    assert (unknown.unit, unknown.fence, unknown.seq, unknown.done) == ("v", 0, 0, False)
+    assert (known.unit, known.fence, known.cursor, known.seq, known.rows) == ("u", state.fence, b"next", 1, 1)
+    assert await rig.write("a", bson_page(document(2)), context(state.fence, 2)) == 1
+
+
 async def test_a_repeated_write_is_noticed_by_the_ledger(rig: Rig) -> None:
     """Its answer was lost, not its effect."""
     (state,) = await rig.connector.open_units("f", "r", [UnitRef(unit="u", namespace="a")])

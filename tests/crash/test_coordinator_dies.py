@@ -100,10 +100,15 @@ def test_a_flow_is_done_however_many_of_its_lives_are_killed(flow: Flow) -> None
     check_copy(flow, again)
 
 
-def test_a_run_whose_end_is_recorded_is_not_repeated(flow: Flow) -> None:
+END_STEPS = ("coordinator.after_end_at_sink", "coordinator.after_end")
+"""Reached once the sink knows that the run is over, and once the state does."""
+
+
+@pytest.mark.parametrize("step", END_STEPS)
+def test_a_run_whose_end_is_recorded_is_not_repeated(flow: Flow, step: str) -> None:
     """Killed between its last record and its answer, a run is over: the source may have changed since."""
     with writing(flow.source), watching(flow) as watcher:
-        flow.run_until_killed("coordinator.after_end:exit")
+        flow.run_until_killed(f"{step}:exit")
         expected = watcher.history()[-1]
     ending = flow.run()
     assert ending.result["moved_nothing"]
@@ -161,5 +166,5 @@ def test_every_named_step_is_killed_somewhere() -> None:
         for path in (root / folder).rglob("*.py")
         for name in re.findall(r'\bfailpoint\("([a-z_.]+)"\)', path.read_text("utf-8"))
     }
-    known = {*STEPS, *RECOVERY_STEPS, "coordinator.after_end", *SINK_POINTS, *SOURCE_POINTS, *UPSERT_POINTS}
+    known = {*STEPS, *RECOVERY_STEPS, *END_STEPS, *SINK_POINTS, *SOURCE_POINTS, *UPSERT_POINTS}
     assert found == known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from psycopg import sql
 from dsync.quickstart.servers import EmbeddedPostgres
 from tests.crash.conftest import Disk, MakeFlow
 from tests.crash.lives import Ending, Flow
-from tests.crash.oracles import check_copy, contents, watching
-from tests.crash.tables import fill, writing
+from tests.crash.oracles import check_copy, check_repeat_moves_nothing, contents, watching
+from tests.crash.tables import ALL, fill, writing
 from tests.support.databases import Database, PgServers
 from tests.support.waiting import wait_for
 
@@ -138,7 +138,9 @@ def test_a_sink_whose_disk_is_full_goes_on_once_there_is_space(
 
 
 @contextmanager
-def set_back_afterwards(flow: Flow, server: EmbeddedPostgres, directory: Path) -> Iterator[None]:
+def set_back_afterwards(
+    flow: Flow, server: EmbeddedPostgres, directory: Path, tables: Sequence[str] = ALL
+) -> Iterator[None]:
     """Do something, then put the sink back to what it was before: its data directory is copied while it stands."""
     backup = directory / "backup"
     _wait_until_alone(flow)
@@ -146,13 +148,21 @@ def set_back_afterwards(flow: Flow, server: EmbeddedPostgres, directory: Path) -
     subprocess.run(["cp", "-a", str(server.data_dir), str(backup)], check=True)
     server.start()
     yield
-    further = contents(flow.sink)
+    further = _copied(flow, tables)
     _wait_until_alone(flow)
     server.stop()
     shutil.rmtree(server.data_dir)
     subprocess.run(["cp", "-a", str(backup), str(server.data_dir)], check=True)
     server.start()
-    assert contents(flow.sink) != further
+    assert _copied(flow, tables) != further
+
+
+def _copied(flow: Flow, tables: Sequence[str]) -> tuple[object, ...]:
+    """What the sink has: its relations, and the rows of these tables."""
+    relations = flow.sink.rows(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
+    )
+    return contents(flow.sink, tables), relations
 
 
 def test_a_sink_that_was_put_back_to_an_older_state_is_filled_from_there(
@@ -183,6 +193,65 @@ def test_a_sink_that_forgot_that_a_table_was_begun_anew_does_not_keep_its_rows(
             writer.write_more()
     ending = flow.run()
     check_copy(flow, ending)
+
+
+@pytest.mark.parametrize("step", ["coordinator.after_write:exit@30", "coordinator.after_step:exit@2"])
+def test_a_finished_copy_whose_sink_was_put_back_is_not_called_finished(
+    make_flow: MakeFlow, own_servers: PgServers, tmp_path: Path, step: str
+) -> None:
+    """A backup from the middle of the copy: the same command goes on from there, steps and all."""
+    server = own_servers.own(18)
+    flow = make_flow(sink=database_on(server, "copy"))
+    flow.run_until_killed(step)
+    with set_back_afterwards(flow, server, tmp_path):
+        check_copy(flow, flow.run())
+    ending = flow.run()
+    assert ending.events("sink_put_back")
+    check_copy(flow, ending)
+    assert ending.exit_code == 0
+    assert ending.result["moved_nothing"] is False
+    check_repeat_moves_nothing(flow, ending)
+
+
+def test_a_finished_copy_whose_sink_was_put_back_to_before_it_is_made_again(
+    make_flow: MakeFlow, own_servers: PgServers, tmp_path: Path
+) -> None:
+    server = own_servers.own(18)
+    flow = make_flow(sink=database_on(server, "copy"))
+    with set_back_afterwards(flow, server, tmp_path, tables=()):
+        check_copy(flow, flow.run())
+    ending = flow.run()
+    check_copy(flow, ending)
+    assert ending.exit_code == 0
+    check_repeat_moves_nothing(flow, ending)
+
+
+def test_a_finished_copy_whose_ledger_was_dropped_is_not_copied_over(flow: Flow) -> None:
+    """Somebody has tidied up: the rows are there, and nothing says any more whose they are."""
+    check_copy(flow, flow.run())
+    before = contents(flow.sink)
+    flow.sink.run("DROP SCHEMA _dsync CASCADE")
+    for _ in range(2):
+        refused = flow.run()
+        assert refused.exit_code == 3
+        assert refused.error["class"] == "SinkForgotError"
+        assert "dsync reset" in refused.message
+    assert contents(flow.sink) == before
+
+
+def test_a_crash_after_the_copy_that_empties_unlogged_tables_is_made_good(
+    make_flow: MakeFlow, own_servers: PgServers
+) -> None:
+    server = own_servers.own(18)
+    flow = make_flow(sink=database_on(server, "copy"))
+    check_copy(flow, flow.run())
+    _wait_until_alone(flow)
+    server.restart(immediate=True)
+    assert flow.sink.value("SELECT count(*) FROM quiet_unlogged") == 0
+    ending = flow.run()
+    check_copy(flow, ending)
+    assert 0 < ending.result["moved_rows"] < ending.result["rows"]
+    check_repeat_moves_nothing(flow, ending)
 
 
 def _wait_until_alone(flow: Flow) -> None:

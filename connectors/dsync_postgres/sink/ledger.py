@@ -236,6 +236,28 @@ def open_units(connection: Connection, flow: str, run: str, units: Sequence[type
     return [found[ref.unit] for ref in units]
 
 
+_READ = """
+SELECT unit, fence, cursor, seq, rows, bytes, done FROM (TABLE _dsync.ledger UNION ALL TABLE _dsync.ledger_unlogged) l
+WHERE flow = %(flow)s AND run = %(run)s AND unit = ANY(%(units)s)
+"""
+
+
+def read_units(connection: Connection, flow: str, run: str, units: Sequence[types.UnitRef]) -> list[types.UnitState]:
+    """Where each unit stands, in the order asked; at the start, with fence 0, where there is no row of it.
+
+    Changes nothing, so it is nobody's concern who runs the flow, and a sink that takes no writes can be asked too.
+    """
+    found: dict[str, types.UnitState] = {}
+    if examine(connection).complete:
+        check_format(connection)
+        parameters = {"flow": flow, "run": run, "units": [ref.unit for ref in units]}
+        for unit, fence, cursor, seq, rows, size, done in connection.execute(_READ, parameters):
+            found[unit] = types.UnitState(
+                unit=unit, fence=fence, cursor=bytes(cursor), seq=seq, rows=rows, size_bytes=size, done=done
+            )
+    return [found.get(ref.unit) or types.UnitState(unit=ref.unit, fence=0) for ref in units]
+
+
 def _regclass(connection: Connection, namespace: str) -> str | None:
     """The name as to_regclass reads it; None for a unit that is about no table."""
     if not namespace:

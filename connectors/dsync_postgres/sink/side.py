@@ -48,6 +48,12 @@ class SinkSide:
         self._destinations.expect(ref.namespace for ref in units)
         return await self._with_ledger("opening units", partial(ledger.open_units, flow=flow, run=run, units=units))
 
+    async def read_units(self, flow: str, run: str, units: Sequence[types.UnitRef]) -> list[types.UnitState]:
+        """Say where each unit stands, in the order asked; looks without changing anything."""
+        return await self._sessions.run(
+            "reading the ledger", partial(ledger.read_units, flow=flow, run=run, units=units)
+        )
+
     async def save_manifest(self, manifest: types.FlowManifest) -> None:
         """Remember a flow, so that lost state can be rebuilt. Repeatable."""
         await self._with_ledger("saving the flow's manifest", partial(manifests.save_manifest, manifest=manifest))

@@ -70,6 +70,8 @@ def _summary(report: PlanReport) -> str:
             return f"flow {name} would go on: {tables}, {size}, of which {copied:,} rows are there"
         case "again":
             return f"flow {name} would start a new run: {tables}, {size}, reading again what may have changed"
+        case _ if name:
+            return f"flow {name} would copy {tables} from the beginning, {size}"
         case _:
             return f"a new flow would copy {tables}, {size}, {report.parallel} pieces at a time"
 

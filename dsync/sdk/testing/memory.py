@@ -256,6 +256,10 @@ class MemoryConnector(Connector):
         with self.store.transaction():
             return [self.store.open_unit(flow, run, unit) for unit in units]
 
+    async def read_units(self, flow: str, run: str, units: Sequence[UnitRef]) -> list[UnitState]:
+        await self.faults.reach("read_units")
+        return [self.store.read_unit(flow, run, unit.unit) for unit in units]
+
     async def save_manifest(self, manifest: FlowManifest) -> None:
         await self.faults.reach("save_manifest")
         with self.store.transaction():

@@ -135,13 +135,19 @@ class MemoryStore:
             "INSERT INTO ledger VALUES (?, ?, ?, ?, 1, x'', 0, 0, 0, 0) ON CONFLICT DO UPDATE SET fence = fence + 1",
             (flow, run, unit.unit, unit.namespace),
         )
+        return self.read_unit(flow, run, unit.unit)
+
+    def read_unit(self, flow: str, run: str, unit: str) -> UnitState:
+        """Where a unit stands; at the start, with fence 0, where the ledger does not know it."""
         row = self._db.execute(
             "SELECT fence, cursor, seq, rows, size_bytes, done FROM ledger WHERE (flow, run, unit) = (?, ?, ?)",
-            (flow, run, unit.unit),
+            (flow, run, unit),
         ).fetchone()
+        if row is None:
+            return UnitState(unit=unit, fence=0)
         fence, cursor, seq, rows, size_bytes, done = row
         return UnitState(
-            unit=unit.unit,
+            unit=unit,
             fence=fence,
             cursor=bytes(cursor),
             seq=seq,

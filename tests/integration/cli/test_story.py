@@ -147,7 +147,7 @@ def test_lost_state_is_no_reason_to_keep_a_ledger(dsync: Dsync, source: Database
     """`reset --sink` asks the sink, which remembers the flow."""
     copied = dsync("sync", source.uri, sink.uri, "--mode", "copy", "-n", "shop.log", "--flow", "old", "--json")
     assert copied.exit_code == 0, copied.stderr
-    dsync.state.unlink()
+    lose_state(dsync)
 
     unknown = dsync("reset", "other", "--sink", sink.uri, "--yes", "--json")
     assert (unknown.exit_code, "the sink has: old" in unknown.json["summary"]) == (2, True)
@@ -218,3 +218,56 @@ def test_a_plan_that_would_stop_exits_3_and_says_why(dsync: Dsync, source: Datab
         assert sink.value("SELECT count(*) FROM pg_namespace WHERE nspname = 'shop'") == 0
     finally:
         source.run("DROP OWNED BY reads_little", "DROP ROLE reads_little")
+
+
+def lose_state(dsync: Dsync) -> None:
+    for path in dsync.state.parent.glob("state.db*"):
+        path.unlink()
+
+
+def test_what_only_the_sink_remembers_is_planned_as_the_sync_would_take_it_up(
+    dsync: Dsync, source: Database, sink: Database
+) -> None:
+    """State lost, in the middle of a copy and after it: neither a new flow nor a sink that is not empty."""
+    ends = (source.uri, sink.uri)
+    # Pages as small as may be: the row it dies behind is in the middle of a table.
+    command = ("sync", *ends, "--mode", "copy", "--page-bytes", "64KiB", "--json")
+    dsync(*command, DSYNC_FAIL="coordinator.after_write:exit@3")
+    lose_state(dsync)
+    planned = dsync("plan", *ends, "--json")
+    assert (planned.exit_code, planned.result["standing"]) == (0, "goes on"), planned.stderr
+    assert 0 < sum(item["copied_rows"] for item in planned.result["namespaces"]) < 5500
+    examined = dsync("doctor", *ends, "--json")
+    assert examined.exit_code == 0, examined.stdout
+    assert not dsync.state.exists()
+
+    copied = dsync(*command)
+    assert (copied.exit_code, copied.result["flow"]) == (0, planned.result["flow"]), copied.stderr
+    lose_state(dsync)
+    replanned = dsync("plan", *ends, "--json")
+    assert replanned.exit_code == 0, replanned.stderr
+    assert (replanned.result["standing"], replanned.result["flow"]) == ("finished", copied.result["flow"])
+    assert replanned.result["finished_at"]
+    examined = dsync("doctor", *ends, "--json")
+    assert examined.exit_code == 0, examined.stdout
+    again = dsync("plan", *ends, "--again", "--json")
+    assert (again.exit_code, again.result["standing"]) == (0, "again"), again.stderr
+    assert not dsync.state.exists()
+
+
+def test_a_sink_that_has_lost_a_finished_copy_is_reported_and_not_called_finished(
+    dsync: Dsync, source: Database, sink: Database
+) -> None:
+    ends = (source.uri, sink.uri)
+    assert dsync("sync", *ends, "--mode", "copy").exit_code == 0
+    sink.run("DROP SCHEMA _dsync CASCADE")
+    for command in ("plan", "sync"):
+        refused = dsync(command, *ends, "--mode", "copy", "--json")
+        assert (refused.exit_code, refused.json["error"]["class"]) == (3, "SinkForgotError"), refused.stdout
+    found = {item["code"] for item in dsync("doctor", *ends, "--json").result["findings"]}
+    assert {"sink-put-back", "sink-forgot"} <= found
+    sink.run("DROP SCHEMA shop CASCADE")
+    planned = dsync("plan", *ends, "--json")
+    assert (planned.exit_code, planned.result["standing"]) == (0, "new"), planned.stdout
+    copied = dsync("sync", *ends, "--mode", "copy", "--verify", "--json")
+    assert (copied.exit_code, copied.result["rows"], copied.result["verify"]["equal"]) == (0, 5500, True)

@@ -38,6 +38,23 @@ async def test_each_opening_raises_the_fence_and_keeps_the_place(
     assert other.seq == 0
 
 
+async def test_reading_the_ledger_changes_nothing(database: DatabaseFactory, open_sink: OpenSink) -> None:
+    """Not even where there is none, or where the sink takes no writes; logged and unlogged tables alike."""
+    db = database()
+    sink = open_sink(db)
+    refs = [types.UnitRef(unit=unit, namespace="public.t") for unit in ("v", "u")]
+    assert {state.fence for state in await sink.side.read_units(FLOW, sink.run, refs)} == {0}
+    assert db.value("SELECT count(*) FROM pg_namespace WHERE nspname = '_dsync'") == 0
+
+    db.run("CREATE UNLOGGED TABLE t (i int)")
+    (opened,) = await sink.open("u")
+    await sink.write(sink.request(page_of(db, "SELECT 1"), cursor=b"next"))
+    db.run(f"ALTER DATABASE {db.name} SET default_transaction_read_only = on")
+    unknown, known = await open_sink(db).side.read_units(FLOW, sink.run, refs)
+    assert (unknown.unit, unknown.fence, unknown.seq) == ("v", 0, 0)
+    assert (known.unit, known.fence, known.cursor, known.seq, known.rows) == ("u", opened.fence, b"next", 1, 1)
+
+
 async def test_thousands_of_units_are_opened_in_one_round_trip(database: DatabaseFactory, open_sink: OpenSink) -> None:
     db = database()
     sink = open_sink(db)

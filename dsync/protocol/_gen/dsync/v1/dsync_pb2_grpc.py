@@ -315,6 +315,11 @@ class LedgerServiceStub:
                 request_serializer=dsync_dot_v1_dot_dsync__pb2.OpenUnitsRequest.SerializeToString,
                 response_deserializer=dsync_dot_v1_dot_dsync__pb2.OpenUnitsResponse.FromString,
                 _registered_method=True)
+        self.ReadUnits = channel.unary_unary(
+                '/dsync.v1.LedgerService/ReadUnits',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.OpenUnitsRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.OpenUnitsResponse.FromString,
+                _registered_method=True)
         self.SaveManifest = channel.unary_unary(
                 '/dsync.v1.LedgerService/SaveManifest',
                 request_serializer=dsync_dot_v1_dot_dsync__pb2.SaveManifestRequest.SerializeToString,
@@ -344,6 +349,14 @@ class LedgerServiceServicer:
     def OpenUnits(self, request, context):
         """Raises the fence of each unit and says where it stands. Not repeatable
         without effect: the fences given before are void afterwards.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadUnits(self, request, context):
+        """Says where each unit stands and raises no fence; repeatable. A unit that
+        the ledger does not know stands at the start, with fence 0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -379,6 +392,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'OpenUnits': grpc.unary_unary_rpc_method_handler(
                     servicer.OpenUnits,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.OpenUnitsRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.OpenUnitsResponse.SerializeToString,
+            ),
+            'ReadUnits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadUnits,
                     request_deserializer=dsync_dot_v1_dot_dsync__pb2.OpenUnitsRequest.FromString,
                     response_serializer=dsync_dot_v1_dot_dsync__pb2.OpenUnitsResponse.SerializeToString,
             ),
@@ -429,6 +447,33 @@ class LedgerService:
             request,
             target,
             '/dsync.v1.LedgerService/OpenUnits',
+            dsync_dot_v1_dot_dsync__pb2.OpenUnitsRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.OpenUnitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadUnits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.LedgerService/ReadUnits',
             dsync_dot_v1_dot_dsync__pb2.OpenUnitsRequest.SerializeToString,
             dsync_dot_v1_dot_dsync__pb2.OpenUnitsResponse.FromString,
             options,

@@ -114,6 +114,10 @@ class LedgerServiceStub:
     """Raises the fence of each unit and says where it stands. Not repeatable
     without effect: the fences given before are void afterwards.
     """
+    ReadUnits: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.OpenUnitsRequest, _dsync_pb2.OpenUnitsResponse]
+    """Says where each unit stands and raises no fence; repeatable. A unit that
+    the ledger does not know stands at the start, with fence 0.
+    """
     SaveManifest: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.SaveManifestRequest, _dsync_pb2.SaveManifestResponse]
     FindManifests: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.FindManifestsRequest, _dsync_pb2.FindManifestsResponse]
     ClearNamespace: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.ClearNamespaceRequest, _dsync_pb2.ClearNamespaceResponse]
@@ -128,6 +132,10 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     OpenUnits: _aio.UnaryUnaryMultiCallable[_dsync_pb2.OpenUnitsRequest, _dsync_pb2.OpenUnitsResponse]  # type: ignore[assignment]
     """Raises the fence of each unit and says where it stands. Not repeatable
     without effect: the fences given before are void afterwards.
+    """
+    ReadUnits: _aio.UnaryUnaryMultiCallable[_dsync_pb2.OpenUnitsRequest, _dsync_pb2.OpenUnitsResponse]  # type: ignore[assignment]
+    """Says where each unit stands and raises no fence; repeatable. A unit that
+    the ledger does not know stands at the start, with fence 0.
     """
     SaveManifest: _aio.UnaryUnaryMultiCallable[_dsync_pb2.SaveManifestRequest, _dsync_pb2.SaveManifestResponse]  # type: ignore[assignment]
     FindManifests: _aio.UnaryUnaryMultiCallable[_dsync_pb2.FindManifestsRequest, _dsync_pb2.FindManifestsResponse]  # type: ignore[assignment]
@@ -146,6 +154,16 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_dsync_pb2.OpenUnitsResponse, _abc.Awaitable[_dsync_pb2.OpenUnitsResponse]]:
         """Raises the fence of each unit and says where it stands. Not repeatable
         without effect: the fences given before are void afterwards.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadUnits(
+        self,
+        request: _dsync_pb2.OpenUnitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.OpenUnitsResponse, _abc.Awaitable[_dsync_pb2.OpenUnitsResponse]]:
+        """Says where each unit stands and raises no fence; repeatable. A unit that
+        the ledger does not know stands at the start, with fence 0.
         """
 
     @_abc_1.abstractmethod
