@@ -136,6 +136,7 @@ WAYS = (
     Way(name=PSQL, copy=psql_pipe),
     Way(name="dsync, processes", copy=dsync("process"), attach="process"),
     Way(name="dsync, inline", copy=dsync("inline"), attach="inline"),
+    Way(name="dsync, processes, as BSON", copy=dsync("process", "--data-type", "bson"), attach="process"),
     Way(name="pg_dump -Fc | pg_restore", copy=pg_dump()),
     Way(name="pg_dump -Fc -Z0 | pg_restore", copy=pg_dump("-Z0")),
 )

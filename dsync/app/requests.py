@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from dsync.coordinator.spec import MIB
+from dsync.coordinator.spec import MIB, DataType
 from dsync.protocol.namespaces import Selection
 
 LoadLevel = Literal["low", "medium", "high"]
@@ -83,6 +83,8 @@ class SyncRequest(EndsRequest):
     allow_lossy: bool = False
     dead_letters: tuple[str, ...] = ()
     """How many refused records are borne: `N` in all, `NS=N` of a namespace."""
+    data_type: DataType = "auto"
+    """The one form in which records are to travel."""
     verify: bool = False
 
 

@@ -79,6 +79,7 @@ def spec_of(request: SyncRequest, meeting: Meeting) -> FlowSpec:
         no_privileges=request.no_privileges,
         allow_lossy=request.allow_lossy,
         dead_letters=request.dead_letters,
+        data_type=request.data_type,
         attach=request.attach,
         parallel=request.parallel or load.parallel,
         page_bytes=request.page_bytes or load.page_bytes,

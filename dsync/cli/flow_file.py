@@ -140,6 +140,10 @@ class FlowFile(BaseModel):
     no_privileges: Annotated[bool, Field(description="Leave grants out.")] = False
     allow_plaintext: Annotated[bool, Field(description="grpc:// to other machines.")] = False
     allow_lossy: Annotated[bool, Field(description="Types that lose something.")] = False
+    data_type: Annotated[
+        Literal["auto", "pg-copy-binary", "pg-copy-text", "bson", "json"] | None,
+        Field(description="The form in which records travel."),
+    ] = None
     verify: Annotated[bool, Field(description="Verify after the copy.")] = False
     progress: Annotated[
         Literal["auto", "bar", "plain", "json", "none"] | None, Field(description="How it is shown.")

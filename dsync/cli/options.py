@@ -240,6 +240,13 @@ def flow_options() -> Callable[[Any], Any]:
             is_flag=True,
             help="Accept target columns that keep less than the source's, as in numeric(14,4) to (14,2).",
         ),
+        click.option(
+            "--data-type",
+            type=click.Choice(["auto", "pg-copy-binary", "pg-copy-text", "bson", "json"]),
+            default="auto",
+            show_default=True,
+            help="The form in which records travel; auto: the cheapest that both ends share.",
+        ),
     )
 
 
@@ -301,6 +308,7 @@ def sync_request(options: Mapping[str, Any], *, source: str, sink: str, verify: 
         no_privileges=options["no_privileges"],
         allow_lossy=options["allow_lossy"],
         dead_letters=tuple(options["dead_letters"]),
+        data_type=options["data_type"],
         verify=verify,
         **optional,
     )

@@ -117,9 +117,17 @@ def negotiate(source: End, sink: End, spec: FlowSpec) -> Agreement:
     """The cheapest page types, and the sizes, that both ends take.
 
     Raises:
-        UnsupportedError: they share no type.
+        UnsupportedError: they share no type, or not the one that was asked for.
     """
     shared = tuple(kind for kind in CHEAPEST_FIRST if kind in source.page_types and kind in sink.page_types)
+    if shared and spec.data_type != "auto":
+        wanted = PageType[spec.data_type.upper().replace("-", "_")]
+        if wanted not in shared:
+            raise UnsupportedError(
+                f"--data-type {spec.data_type}: {source.info.db_type} and {sink.info.db_type} do not both speak it; "
+                f"they share {_names(frozenset(shared))}"
+            )
+        shared = (wanted,)
     if not shared:
         raise UnsupportedError(
             f"{source.info.db_type} and {sink.info.db_type} speak no common type: the source offers "

@@ -17,6 +17,9 @@ from dsync.protocol.types import OnExisting
 
 MIB = 1024 * 1024
 
+DataType = Literal["auto", "pg-copy-binary", "pg-copy-text", "bson", "json"]
+"""What a person may ask for; but for `auto` the names of page types."""
+
 
 class EndpointIdentity(BaseModel):
     """Which endpoint is meant, without user, password or tuning."""
@@ -48,6 +51,8 @@ class FlowSpec(BaseModel):
     no_owner: bool = False
     no_privileges: bool = False
     allow_lossy: bool = False
+    data_type: DataType = "auto"
+    """The one form in which records travel; `auto`: the cheapest that both ends share."""
     attach: Literal["process", "inline"] = "process"
     parallel: int = Field(default=2, ge=1, le=256)
     """Partitions in flight."""

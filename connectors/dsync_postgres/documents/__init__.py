@@ -18,18 +18,23 @@ from dsync_postgres.documents import encode as encoding
 from dsync_postgres.documents.bson import Misfit
 from dsync_postgres.documents.decode import compile_decoder
 from dsync_postgres.documents.encode import compile_encoder
-from dsync_postgres.documents.foreign import ForeignReader
-from dsync_postgres.documents.layout import DocumentColumn, field_name, layout_of, unsupported_columns
+from dsync_postgres.documents.foreign import ForeignReader, likely_key
+from dsync_postgres.documents.layout import BSON_ID, JSON_ID, DocumentColumn, Layout, field_name, layout_of, with_key
+from dsync_postgres.documents.own_types import EMPTY_BOOK, TypeBook, read_own_types
 
 __all__ = [
+    "BSON_ID",
+    "EMPTY_BOOK",
+    "JSON_ID",
     "MAPPING_VERSION",
     "DocumentColumn",
     "DocumentError",
     "RowDecoder",
     "RowEncoder",
+    "TypeBook",
     "field_name",
+    "read_own_types",
     "split_documents",
-    "unsupported_columns",
 ]
 
 MAPPING_VERSION = 1
@@ -76,13 +81,13 @@ class DocumentError(RecordError):
 class RowEncoder:
     """Turns pages of binary COPY into packed BSON, for one table."""
 
-    def __init__(self, columns: Sequence[DocumentColumn]) -> None:
-        """Take the columns as the COPY lists them.
-
-        Raises:
-            UnsupportedError: a column's type has no BSON form; it names the column and the type.
-        """
-        layout = layout_of(columns)
+    def __init__(
+        self, columns: Sequence[DocumentColumn], book: TypeBook = EMPTY_BOOK, *, identity: str = BSON_ID
+    ) -> None:
+        """Take the columns as the COPY lists them, and what the database's own types are made of."""
+        layout = layout_of(columns, book, identity=identity)
+        self.text_columns = layout.texts
+        """These the COPY must give as text, made by the types' own output functions."""
         self.needs_ctid = not layout.key
         """The table has no key: its COPY must list `ctid` before the columns, and `_id` is made from it."""
         self._layout = layout
@@ -117,16 +122,20 @@ class RowEncoder:
 class RowDecoder:
     """Turns BSON documents into pages of binary COPY, for the columns of one table."""
 
-    def __init__(self, columns: Sequence[DocumentColumn]) -> None:
-        """Take the columns as the COPY into the table lists them.
-
-        Raises:
-            UnsupportedError: a column's type has no BSON form; it names the column and the type.
-        """
-        layout = layout_of(columns)
-        self._layout = layout
+    def __init__(
+        self, columns: Sequence[DocumentColumn], book: TypeBook = EMPTY_BOOK, *, identity: str = BSON_ID
+    ) -> None:
+        """Take the columns as the COPY into the table lists them, and what the database's own types are made of."""
+        layout = layout_of(columns, book, identity=identity)
+        self.text_columns = layout.texts
+        """These come out as text, for the types' own input functions."""
         self._foreign = ForeignReader(layout)
-        self._expectation = _Expectation(len(columns))
+        self._has_key = bool(layout.key)
+        self._use(layout)
+
+    def _use(self, layout: Layout) -> None:
+        self._layout = layout
+        self._expectation = _Expectation(len(layout.items))
         self._quick = compile_decoder(layout, present=self._expectation.present)
         self._careful = compile_decoder(layout, present=frozenset())
 
@@ -140,6 +149,10 @@ class RowDecoder:
                 cannot hold as it is. The documents before it are good.
         """
         data = bytes(documents) if isinstance(documents, bytes | bytearray | memoryview) else b"".join(documents)
+        if not self._has_key and data:
+            # A table is loaded before it gets its key, and documents have it in `_id` all the same.
+            self._has_key = True
+            self._use(with_key(self._layout, likely_key(self._layout, data)))
         out = bytearray(_HEADER)
         nulls: Counter[int] = Counter()
 

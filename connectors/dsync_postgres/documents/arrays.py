@@ -43,7 +43,8 @@ _ABSENT = frozenset({NULL, UNDEFINED})
 _FORM = (b"dimensions", b"lower_bounds", b"values")
 
 
-def _index_name(index: int) -> bytes:
+def index_name(index: int) -> bytes:
+    """The name, with its NUL, of the element of a BSON array."""
     return _INDEX_NAMES[index] if index < 1000 else b"%d\0" % index
 
 
@@ -106,7 +107,7 @@ def _nested(sizes: Sequence[int], values: Iterator[bytes | None], encode_element
     """The value of a BSON array with these dimensions, filled from `values` row by row."""
     parts = []
     for index in range(sizes[0]):
-        name = _index_name(index)
+        name = index_name(index)
         if len(sizes) > 1:
             parts.append(b"\x04" + name + _nested(sizes[1:], values, encode_element))
             continue
@@ -118,7 +119,7 @@ def _nested(sizes: Sequence[int], values: Iterator[bytes | None], encode_element
 def _int_array(numbers: Sequence[int]) -> bytes:
     return document_value(
         b"".join(
-            b"\x10" + _index_name(index) + number.to_bytes(4, "little", signed=True)
+            b"\x10" + index_name(index) + number.to_bytes(4, "little", signed=True)
             for index, number in enumerate(numbers)
         )
     )

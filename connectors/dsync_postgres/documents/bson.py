@@ -107,6 +107,11 @@ def document_value(elements: bytes) -> bytes:
     return _I32.pack(len(elements) + 5) + elements + b"\0"
 
 
+def field(raw: bytes) -> bytes:
+    """A value in PostgreSQL's binary form with its length before it."""
+    return len(raw).to_bytes(4, "big") + raw
+
+
 FIXED_WIDTHS = {
     DOUBLE: 8,
     UNDEFINED: 0,

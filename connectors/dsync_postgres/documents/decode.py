@@ -27,7 +27,7 @@ from dsync_postgres.documents.bson import (
     Misfit,
     elements,
 )
-from dsync_postgres.documents.layout import ID, Code, Item, Layout
+from dsync_postgres.documents.layout import Code, Item, Layout
 from dsync_postgres.documents.values import decoder, is_real
 
 DecodeLoop = Callable[[bytes, int, int, bytearray, "MissedDocument"], tuple[int, int, int]]
@@ -142,19 +142,19 @@ class _Writer:
         """Pass over `_id`; that it says the same as the key's fields is looked at afterwards."""
         key = self._layout.key
         if not key:
-            self._constant(bytes([OBJECT_ID]) + ID)
+            self._constant(bytes([OBJECT_ID]) + self._layout.id_name)
             self._expect("12x", "")
         elif len(key) == 1 and not key[0].is_field:
-            self._write_value(key[0], ID, suffix="")
+            self._write_value(key[0], self._layout.id_name, suffix="")
         elif len(key) == 1 and self._is_fixed(key[0]):
-            self._write_value(key[0], ID, suffix="_id")
+            self._write_value(key[0], self._layout.id_name, suffix="_id")
         elif len(key) == 1:
             self._mark("id_start")
-            self._write_value(key[0], ID, suffix="_id")
+            self._write_value(key[0], self._layout.id_name, suffix="_id")
             self._mark("id_end")
         else:
             self._mark("id_start")
-            self._constant(bytes([DOCUMENT]) + ID)
+            self._constant(bytes([DOCUMENT]) + self._layout.id_name)
             self._expect("i", "id_length", "id_length > 0")
             self._flush_reads()
             self._line("p += id_length - 4", "id_end = p")
@@ -171,10 +171,10 @@ class _Writer:
                 return [f"v{k}_id == v{k}"]
             return [
                 f"data[id_start] == data[b{k}]",
-                f"data[id_start + {1 + len(ID)}:id_end] == data[b{k} + {1 + name}:z{k}]",
+                f"data[id_start + {1 + len(self._layout.id_name)}:id_end] == data[b{k} + {1 + name}:z{k}]",
             ]
         # The head is five bytes of type and name and four of length.
-        inside = f"data[id_start + {1 + len(ID) + 4}:id_end - 1]"
+        inside = f"data[id_start + {1 + len(self._layout.id_name) + 4}:id_end - 1]"
         fields = self._layout.fields
         first = fields.index(key[0])
         if fields[first : first + len(key)] == key and all(item.is_named_alike for item in key):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Set
 
 import xxhash
 
-from dsync_postgres.documents.layout import ID, Code, Item, Layout
+from dsync_postgres.documents.layout import Code, Item, Layout
 from dsync_postgres.documents.values import encoder
 
 EncodeLoop = Callable[[bytes, int, int, bytearray, "MissedRow"], tuple[int, int, int]]
@@ -175,12 +175,12 @@ class _Writer:
     def _write_id(self) -> None:
         key = self._layout.key
         if not key:
-            self._constant(b"\x07" + ID)
+            self._constant(b"\x07" + self._layout.id_name)
             self._pack("12s", "object_id(place, data[content:p])", 12)
         elif len(key) == 1:
-            self._write_element(key[0], ID)
+            self._write_element(key[0], self._layout.id_name)
         else:
-            self._constant(b"\x03" + ID)
+            self._constant(b"\x03" + self._layout.id_name)
             before, variable_before = self._constant_bytes, len(self._variable_bytes)
             self._pack("i", "ID_LENGTH", 4)
             at = (len(self._pieces), len(self._pack_arguments) - 1)

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dsync.sdk.errors import UnsupportedError
+from dsync_postgres.documents.own_types import EMPTY_BOOK, TypeBook
 from dsync_postgres.documents.types import ColumnType, parse_type
 from dsync_postgres.documents.values import FixedForm, fixed_form
 
-ID = b"_id\0"
-"""The name of a document's first element."""
-
-_ESCAPED = re.compile(r"_+id")
+BSON_ID, JSON_ID = "_id", "id"
+"""What a document's first field is called, as adiom.v1 has it."""
+_ESCAPED = {BSON_ID: re.compile(r"_+id"), JSON_ID: re.compile(r"_*id")}
 
 
 class DocumentColumn(Protocol):
@@ -57,6 +56,19 @@ class Item:
     is_field: bool = True
     """It has a field of its own besides its place in `_id`."""
 
+    @classmethod
+    def of(cls, index: int, column: str, column_type: ColumnType, *, sole_key: str, identity: str) -> Item:
+        """A column; `sole_key` is the one that alone makes up the key, if there is one."""
+        return cls(
+            index=index,
+            column=column,
+            name=field_name(column, identity).encode() + b"\0",
+            type=column_type,
+            fixed=fixed_form(column_type),
+            is_text=column_type.is_plain_text,
+            is_field=not (column == identity == sole_key),
+        )
+
     @property
     def column_name(self) -> bytes:
         """The column's name with a NUL, as a composite `_id` has it."""
@@ -74,6 +86,18 @@ class Layout:
 
     items: tuple[Item, ...]
     key: tuple[Item, ...]
+    identity: str = BSON_ID
+    """What the first field is called."""
+
+    @property
+    def id_name(self) -> bytes:
+        """The same with its NUL."""
+        return self.identity.encode() + b"\0"
+
+    @property
+    def texts(self) -> frozenset[str]:
+        """The columns that travel as the text that the server makes of them."""
+        return frozenset(item.column for item in self.items if item.type.is_by_text)
 
     @property
     def fields(self) -> tuple[Item, ...]:
@@ -81,44 +105,30 @@ class Layout:
         return tuple(item for item in self.items if item.is_field)
 
 
-def field_name(column: str) -> str:
-    """The name of a column's field; no other column's field has it."""
-    return "_" + column if _ESCAPED.fullmatch(column) else column
+def field_name(column: str, identity: str = BSON_ID) -> str:
+    """The name of a column's field; no other column's field has it, nor the identity."""
+    return "_" + column if _ESCAPED[identity].fullmatch(column) else column
 
 
-def unsupported_columns(columns: Sequence[DocumentColumn]) -> tuple[tuple[str, str], ...]:
-    """Name and type of each column that cannot travel as BSON yet."""
-    return tuple((column.name, column.type) for column in columns if parse_type(column.type) is None)
-
-
-def layout_of(columns: Sequence[DocumentColumn]) -> Layout:
-    """The layout of a table.
-
-    Raises:
-        UnsupportedError: a column's type has no BSON form; it names the column and the type.
-    """
+def layout_of(columns: Sequence[DocumentColumn], book: TypeBook = EMPTY_BOOK, *, identity: str = BSON_ID) -> Layout:
+    """The layout of a table, with the types of its server's own."""
     keyed = sorted((column.key_position, index) for index, column in enumerate(columns) if column.key_position)
     sole_key = columns[keyed[0][1]].name if len(keyed) == 1 else ""
-    items = tuple(_item(index, column, sole_key) for index, column in enumerate(columns))
-    return Layout(items=items, key=tuple(items[index] for _, index in keyed))
-
-
-def _item(index: int, column: DocumentColumn, sole_key: str) -> Item:
-    column_type = parse_type(column.type)
-    if column_type is None:
-        raise UnsupportedError(
-            f"column {column.name!r}: type {column.type} has no BSON form in this version; "
-            "leave the table out, or copy between PostgreSQL servers without a transform"
-        )
-    return Item(
-        index=index,
-        column=column.name,
-        name=field_name(column.name).encode() + b"\0",
-        type=column_type,
-        fixed=fixed_form(column_type),
-        is_text=column_type.is_plain_text,
-        is_field=not (column.name == "_id" == sole_key),
+    items = tuple(
+        Item.of(index, column.name, parse_type(column.type, book), sole_key=sole_key, identity=identity)
+        for index, column in enumerate(columns)
     )
+    return Layout(items=items, key=tuple(items[index] for _, index in keyed), identity=identity)
+
+
+def with_key(layout: Layout, key: Sequence[int]) -> Layout:
+    """The same table, taken to have the columns at these places for its key."""
+    sole_key = layout.items[key[0]].column if len(key) == 1 else ""
+    items = tuple(
+        Item.of(item.index, item.column, item.type, sole_key=sole_key, identity=layout.identity)
+        for item in layout.items
+    )
+    return Layout(items=items, key=tuple(items[index] for index in key), identity=layout.identity)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -260,6 +260,44 @@ def _pack(negative: bool | int, groups: list[int], weight: int, dscale: int) -> 
     return head + struct.pack(f">{count}H", *reversed(groups))
 
 
+def whole_decimal_element(name: bytes, number: int) -> bytes:
+    """A Decimal128 element of a whole number below 10 ** 34 that is not negative."""
+    return _DECIMAL_TAG + name + _DECIMAL.pack(number & _LOW, _EXPONENT_BIAS << 49 | number >> 64)
+
+
+_CENTS = struct.Struct(">q")
+_CENTS_HIGH = (_EXPONENT_BIAS - 2) << 49
+_MONEY_LIMIT = 1 << 63
+
+
+def encode_money(name: bytes, raw: bytes) -> bytes:
+    """A Decimal128 with two digits: money is a count of hundredths under `lc_monetary = C`, which sessions have."""
+    (cents,) = _CENTS.unpack(raw)
+    return _DECIMAL_TAG + name + _DECIMAL.pack(abs(cents), _CENTS_HIGH | (1 << 63 if cents < 0 else 0))
+
+
+def decode_money(kind: int, value: bytes) -> bytes:
+    """A money from a number that has no more than two digits."""
+    cents = 0
+    if kind == DECIMAL:
+        low, high = _DECIMAL.unpack(value)
+        coefficient = (high & _HIGH) << 64 | low
+        exponent = (high >> 49 & 0x3FFF) - _EXPONENT_BIAS + 2
+        if (high >> 58 & 0x1F) >= 24 or not -34 <= exponent <= 20 or coefficient >= _COEFFICIENT_END:
+            raise Misfit("a number that money cannot hold")
+        cents, rest = (coefficient * _POWERS[exponent], 0) if exponent >= 0 else divmod(coefficient, _POWERS[-exponent])
+        if rest:
+            raise Misfit("a number with more than two digits does not fit money")
+        cents = -cents if high >> 63 else cents
+    elif kind in (INT32, INT64):
+        cents = 100 * (read_int32(value) if kind == INT32 else read_int64(value))
+    else:
+        raise Misfit.of(kind, "money")
+    if not -_MONEY_LIMIT <= cents < _MONEY_LIMIT:
+        raise Misfit("a number out of the range of money")
+    return b"\0\0\0\x08" + _CENTS.pack(cents)
+
+
 def integral_decimal(value: bytes, target: str) -> int:
     """The whole number that a Decimal128 is.
 

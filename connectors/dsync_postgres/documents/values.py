@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from dsync_postgres.documents import spans, texts
 from dsync_postgres.documents.arrays import array_decoder, array_encoder
 from dsync_postgres.documents.bson import (
     BINARY,
@@ -25,7 +26,28 @@ from dsync_postgres.documents.bson import (
     string_text,
 )
 from dsync_postgres.documents.json import encode_json, encode_jsonb, json_decoder, jsonb_decoder
-from dsync_postgres.documents.numeric import encode_numeric, integral_decimal, numeric_decoder
+from dsync_postgres.documents.made import (
+    composite_decoder,
+    composite_encoder,
+    decode_hstore,
+    encode_hstore,
+    multirange_decoder,
+    multirange_encoder,
+    range_decoder,
+    range_encoder,
+    vector_decoder,
+    vector_encoder,
+)
+from dsync_postgres.documents.numeric import (
+    decode_money,
+    encode_money,
+    encode_numeric,
+    integral_decimal,
+    numeric_decoder,
+    whole_decimal_element,
+)
+from dsync_postgres.documents.shapes import shape_decoder, shape_encoder
+from dsync_postgres.documents.texts import text_decoder, text_encoder
 from dsync_postgres.documents.times import (
     DAY_MS,
     DAYS_END,
@@ -39,7 +61,7 @@ from dsync_postgres.documents.times import (
     timestamp_decoder,
     timestamp_encoder,
 )
-from dsync_postgres.documents.types import ELEMENT_OIDS, ColumnType, Kind
+from dsync_postgres.documents.types import ColumnType, Kind
 
 _REAL = struct.Struct(">f")
 _DOUBLE = struct.Struct(">d")
@@ -48,50 +70,81 @@ _INTEGERS = {
     Kind.INT2: struct.Struct(">ih"),
     Kind.INT4: struct.Struct(">ii"),
     Kind.INT8: struct.Struct(">iq"),
+    Kind.OID: struct.Struct(">iI"),
+    Kind.XID: struct.Struct(">iI"),
+    Kind.CID: struct.Struct(">iI"),
+    Kind.XID8: struct.Struct(">iQ"),
 }
+_UNSIGNED = frozenset({Kind.OID, Kind.XID, Kind.CID, Kind.XID8})
+_SHAPES = frozenset({Kind.POINT, Kind.LINE, Kind.LSEG, Kind.BOX, Kind.PATH, Kind.POLYGON, Kind.CIRCLE})
 # Beyond this not every double is a whole number of its own, and the digits would be made up.
 _EXACT_DOUBLE_MAX = 2**53
 
 
 def encoder(column_type: ColumnType) -> Encode:
     """The function from a type's binary form to its BSON element."""
-    if column_type.is_array:
-        return array_encoder(encoder(column_type.element), nests=column_type.kind is not Kind.JSONB)
-    return _ENCODERS[column_type.kind]
+    match column_type.kind:
+        case Kind.ARRAY:
+            return array_encoder(encoder(column_type.element), nests=not column_type.element.is_list)
+        case Kind.COMPOSITE:
+            return composite_encoder([(part.name, encoder(part.type)) for part in column_type.parts])
+        case Kind.RANGE:
+            return range_encoder(encoder(column_type.element))
+        case Kind.MULTIRANGE:
+            return multirange_encoder(encoder(column_type.element.element))
+        case Kind.TIME | Kind.TIMETZ | Kind.INTERVAL:
+            return text_encoder(spans.to_text(column_type))
+        case kind if kind in texts.TO_TEXT:
+            return text_encoder(texts.TO_TEXT[kind])
+        case kind if kind in _SHAPES:
+            return shape_encoder(kind)
+        case kind:
+            return _ENCODERS[kind]
 
 
 def decoder(column_type: ColumnType) -> Decode:
     """The function from a BSON value to a field of that type."""
-    if column_type.is_array:
-        return array_decoder(
-            decoder(column_type.element),
-            oid=ELEMENT_OIDS[column_type.kind],
-            nests=column_type.kind is not Kind.JSONB,
-            target=f"{column_type.kind.value}[]",
-        )
     match column_type.kind:
-        case Kind.INT2 | Kind.INT4 | Kind.INT8 as kind:
+        case Kind.INT2 | Kind.INT4 | Kind.INT8 | Kind.OID | Kind.XID | Kind.CID | Kind.XID8 as kind:
             return _integer_decoder(kind)
         case Kind.FLOAT4 | Kind.FLOAT8 as kind:
             return _float_decoder(kind)
         case Kind.NUMERIC:
             return numeric_decoder(column_type.numeric_limits)
-        case Kind.TEXT | Kind.VARCHAR | Kind.CHAR as kind:
-            return _text_decoder(column_type)
         case Kind.TIMESTAMP | Kind.TIMESTAMPTZ as kind:
             return timestamp_decoder(with_zone=kind is Kind.TIMESTAMPTZ, fraction_digits=column_type.fraction_digits)
         case Kind.DATE:
             return date_decoder()
+        case Kind.TIME | Kind.TIMETZ | Kind.INTERVAL:
+            return text_decoder(spans.from_text(column_type), column_type.label)
         case Kind.JSON:
             return json_decoder()
         case Kind.JSONB:
             return jsonb_decoder()
-        case Kind.BOOL:
-            return _decode_bool
-        case Kind.UUID:
-            return _decode_uuid
-        case Kind.BYTEA:
-            return _decode_bytea
+        case kind if column_type.is_plain_text:
+            return _text_decoder(column_type)
+        case kind if kind in texts.TO_TEXT:
+            return text_decoder(texts.from_text(column_type), column_type.label)
+        case kind if kind in _SHAPES:
+            return shape_decoder(kind)
+        case kind if kind in _DECODERS:
+            return _DECODERS[kind]
+        case _:
+            return _made_decoder(column_type)
+
+
+def _made_decoder(column_type: ColumnType) -> Decode:
+    if column_type.kind is Kind.COMPOSITE:
+        parts = [(part.name, part.type.oid, decoder(part.type)) for part in column_type.parts]
+        return composite_decoder(parts, column_type.label)
+    inner = decoder(column_type.element)
+    if column_type.kind is Kind.RANGE:
+        return range_decoder(inner, column_type.label)
+    if column_type.kind is Kind.MULTIRANGE:
+        return multirange_decoder(inner, column_type.label)
+    assert column_type.kind is Kind.ARRAY, f"{column_type.kind} has no decoder"
+    element = column_type.element
+    return array_decoder(inner, oid=element.oid, nests=not element.is_list, target=column_type.label)
 
 
 # ------------------------------------------------------------------ to BSON
@@ -107,6 +160,15 @@ def _encode_int4(name: bytes, raw: bytes) -> bytes:
 
 def _encode_int8(name: bytes, raw: bytes) -> bytes:
     return b"\x12" + name + raw[::-1]
+
+
+def _encode_unsigned4(name: bytes, raw: bytes) -> bytes:
+    return b"\x12" + name + raw[::-1] + b"\0\0\0\0"
+
+
+def _encode_unsigned8(name: bytes, raw: bytes) -> bytes:
+    """An int64, or where that ends a Decimal128."""
+    return b"\x12" + name + raw[::-1] if raw[0] < 0x80 else whole_decimal_element(name, int.from_bytes(raw, "big"))
 
 
 def _encode_float4(name: bytes, raw: bytes) -> bytes:
@@ -135,11 +197,25 @@ _ENCODERS: dict[Kind, Encode] = {
     Kind.INT8: _encode_int8,
     Kind.FLOAT4: _encode_float4,
     Kind.FLOAT8: _encode_float8,
+    Kind.OID: _encode_unsigned4,
+    Kind.XID: _encode_unsigned4,
+    Kind.CID: _encode_unsigned4,
+    Kind.XID8: _encode_unsigned8,
     Kind.NUMERIC: encode_numeric,
+    Kind.MONEY: encode_money,
     Kind.BOOL: _encode_bool,
     Kind.TEXT: string_element,
     Kind.VARCHAR: string_element,
     Kind.CHAR: string_element,
+    Kind.NAME: string_element,
+    Kind.REFCURSOR: string_element,
+    Kind.XML: string_element,
+    Kind.ENUM: string_element,
+    Kind.CITEXT: string_element,
+    Kind.BY_TEXT: string_element,
+    Kind.HSTORE: encode_hstore,
+    Kind.VECTOR: vector_encoder("f"),
+    Kind.HALFVEC: vector_encoder("e"),
     Kind.DATE: encode_date,
     Kind.TIMESTAMP: timestamp_encoder(with_zone=False),
     Kind.TIMESTAMPTZ: timestamp_encoder(with_zone=True),
@@ -156,7 +232,7 @@ _ENCODERS: dict[Kind, Encode] = {
 def _integer_decoder(kind: Kind) -> Decode:
     field = _INTEGERS[kind]
     width = field.size - 4
-    end = 1 << (8 * width - 1)
+    start, end = (0, 1 << (8 * width)) if kind in _UNSIGNED else (-1 << (8 * width - 1), 1 << (8 * width - 1))
 
     def decode(bson_kind: int, value: bytes) -> bytes:
         if bson_kind == INT32:
@@ -169,7 +245,7 @@ def _integer_decoder(kind: Kind) -> Decode:
             number = integral_decimal(value, kind.value)
         else:
             raise Misfit.of(bson_kind, kind.value)
-        if not -end <= number < end:
+        if not start <= number < end:
             raise Misfit(f"a number out of the range of {kind.value}")
         return field.pack(width, number)
 
@@ -221,7 +297,7 @@ def _text_decoder(column_type: ColumnType) -> Decode:
 
     def decode(kind: int, value: bytes) -> bytes:
         if kind != STRING:
-            raise Misfit.of(kind, column_type.kind.value)
+            raise Misfit.of(kind, column_type.label)
         text = string_bytes(value)
         if limit is not None and len(text) > limit:
             # The server cuts trailing spaces off without a word; in a character(n) they mean nothing.
@@ -251,6 +327,17 @@ def _decode_bytea(kind: int, value: bytes) -> bytes:
     raise Misfit.of(kind, "bytea unless it has subtype 0" if kind == BINARY else "bytea")
 
 
+_DECODERS: dict[Kind, Decode] = {
+    Kind.BOOL: _decode_bool,
+    Kind.UUID: _decode_uuid,
+    Kind.BYTEA: _decode_bytea,
+    Kind.MONEY: decode_money,
+    Kind.HSTORE: decode_hstore,
+    Kind.VECTOR: vector_decoder("f", "vector"),
+    Kind.HALFVEC: vector_decoder("e", "halfvec"),
+}
+
+
 # ------------------------------------------------------------- quick values
 
 
@@ -278,6 +365,8 @@ _FIXED = {
     Kind.INT2: FixedForm(pg_code="h", pg_width=2, bson_type=INT32, bson_prefix=b"", bson_code="i"),
     Kind.INT4: FixedForm(pg_code="i", pg_width=4, bson_type=INT32, bson_prefix=b"", bson_code="i"),
     Kind.INT8: FixedForm(pg_code="q", pg_width=8, bson_type=INT64, bson_prefix=b"", bson_code="q"),
+    Kind.OID: FixedForm(pg_code="I", pg_width=4, bson_type=INT64, bson_prefix=b"", bson_code="q"),
+    Kind.XID: FixedForm(pg_code="I", pg_width=4, bson_type=INT64, bson_prefix=b"", bson_code="q"),
     Kind.FLOAT4: FixedForm(
         pg_code="f", pg_width=4, bson_type=DOUBLE, bson_prefix=b"", bson_code="d", to_pg_if="is_real({v})"
     ),
@@ -301,8 +390,6 @@ _FIXED = {
 
 def fixed_form(column_type: ColumnType) -> FixedForm | None:
     """The quick form of a type whose values mostly have one width on both sides; None where there is none."""
-    if column_type.is_array:
-        return None
     if column_type.kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ) and column_type.fraction_digits <= 3:
         return _short_timestamp(10 ** (3 - column_type.fraction_digits))
     return _FIXED.get(column_type.kind)

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dsync.sdk import types
-from dsync_postgres.documents import unsupported_columns
 from dsync_postgres.schema.findings import Finding, info, stop, warn
 from dsync_postgres.sink.targets import TargetColumn, TargetTable
 
 BINARY = types.PageType.PG_COPY_BINARY
 TEXT = types.PageType.PG_COPY_TEXT
 BSON = types.PageType.BSON
+JSON = types.PageType.JSON
 
 
 class Loss(enum.IntEnum):
@@ -128,26 +128,21 @@ def fit(
 
     `page_types` are those that may be used; none given means all. What would lose data is a finding that stops.
     """
-    allowed = tuple(page_types) or (BINARY, TEXT, BSON)
+    allowed = tuple(page_types) or (BINARY, TEXT, BSON, JSON)
     copied = tuple(column for column in source.columns if not column.generated)
     findings = [] if sink is None else list(_shape(source, sink, allow_lossy=allow_lossy))
     page_type, reason = _choose(copied, sink, allowed)
-    if page_type is BSON:
-        findings += _without_document_form(source, copied, sink)
+    if page_type in (BSON, JSON):
+        findings += _unlike_documents(source, sink)
     return Fit(
         columns=tuple(column.name for column in copied), page_type=page_type, reason=reason, findings=tuple(findings)
     )
 
 
-def fit_documents(source: types.NamespaceDescription, sink: TargetTable | None) -> Fit:
-    """How the documents of a source of another kind get into `sink`: by the names of their fields."""
-    there = () if sink is None else tuple(column for column in sink.columns if not column.generated)
-    return Fit(
-        columns=(),
-        page_type=BSON,
-        reason="the source is no PostgreSQL",
-        findings=tuple(_without_document_form(source, (), sink)) if there else (),
-    )
+def fit_documents(page_types: Sequence[types.PageType] = ()) -> Fit:
+    """How the documents of a source of another kind get into a table: by the names of their fields."""
+    page_type = JSON if page_types and BSON not in page_types else BSON
+    return Fit(columns=(), page_type=page_type, reason="the source is no PostgreSQL", findings=())
 
 
 def _choose(
@@ -161,7 +156,7 @@ def _choose(
             return TEXT, objection
     if TEXT in allowed:
         return TEXT, "binary pages are not wanted or not offered"
-    return BSON, "pages of COPY rows are not wanted or not offered"
+    return (BSON if BSON in allowed else JSON), "pages of COPY rows are not wanted or not offered"
 
 
 def _objection(column: types.Column, sink: TargetTable | None) -> str:
@@ -177,21 +172,21 @@ def _objection(column: types.Column, sink: TargetTable | None) -> str:
     return "" if target.has_binary_input else f"column {column.name} ({column.type}) cannot be read in binary there"
 
 
-def _without_document_form(
-    source: types.NamespaceDescription, columns: Sequence[types.Column], sink: TargetTable | None
-) -> Iterator[Finding]:
-    there = columns if sink is None else [_as_column(c) for c in sink.columns if not c.generated]
-    for name, kind in unsupported_columns(there):
-        yield stop(
-            "no-bson-form",
-            source.namespace,
-            f"column {name}: type {kind} has no BSON form in this version",
-            "leave the table out, or let PostgreSQL ends use their own pages (--data-type auto, no transform)",
-        )
-
-
-def _as_column(column: TargetColumn) -> types.Column:
-    return types.Column(name=column.name, type=column.type)
+def _unlike_documents(source: types.NamespaceDescription, sink: TargetTable | None) -> Iterator[Finding]:
+    """Columns that would take a value as text only: a document says what kind of value it has."""
+    for column in source.columns:
+        target = None if sink is None else sink.column(column.name)
+        if target is None or column.generated or loss(column.type, target.type) is not Loss.FORM:
+            continue
+        old, new = _parse(column.type), _parse(target.type)
+        if old is None or new is None or (new.name in _TEXTS and old.name not in _TEXTS | {"character"}):
+            yield stop(
+                "unlike-in-documents",
+                sink.name.namespace if sink is not None else "",
+                f"column {column.name} is {column.type} at the source and {target.type} at the sink, which takes it as "
+                "text only, not out of a document",
+                "let rows travel as text (--data-type auto), or make the column alike at both ends",
+            )
 
 
 def _shape(source: types.NamespaceDescription, sink: TargetTable, *, allow_lossy: bool) -> Iterator[Finding]:

@@ -179,7 +179,7 @@ class _Arranger:
         if request.description.dialect == _DIALECT:
             fit = fitting.fit(source, table, page_types=request.page_types, allow_lossy=request.allow_lossy)
         else:
-            fit = fitting.fit_documents(source, table)
+            fit = fitting.fit_documents(request.page_types)
         return Load(source=source, target=target, table=table, fit=fit)
 
     def _claim(self, table: TargetTable) -> Claim | None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from dsync.sdk import PluginContext, errors, types
-from dsync_postgres.documents import RowDecoder
+from dsync_postgres.documents import RowDecoder, read_own_types
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Sessions
 from dsync_postgres.sink import aside, claims, ledger, manifests, writer
@@ -154,33 +154,31 @@ class SinkSide:
         columns = request.columns or tuple(column.name for column in table.columns if not column.generated)
         with self._sessions.pages.body(request.page) as body:
             page_type, rows = request.page.type, request.page.rows
+            text_columns: frozenset[str] = frozenset()
             if page_type is types.PageType.BSON:
-                body, rows = self._decode(destination, columns, body)
-                page_type = types.PageType.PG_COPY_BINARY
+                decoder = self._decoder(connection, destination, columns)
+                body, rows = _decode(decoder, destination, body)
+                page_type, text_columns = types.PageType.PG_COPY_BINARY, decoder.text_columns
             load = writer.Load(
                 table=destination,
                 columns=columns,
                 page_type=page_type,
                 rows=rows,
                 body=body,
+                text_columns=text_columns,
                 guard=None if context is None else Guard(context=context, unlogged=table.unlogged),
                 as_replica=self._destinations.as_replica(connection, destination, context),
             )
             if request.upsert:
                 return writer.upsert(connection, load, self._stages)
-            return writer.insert(connection, load)
+            return writer.insert(connection, load, self._stages)
 
-    def _decode(
-        self, table: TargetTable, columns: tuple[str, ...], documents: types.Buffer
-    ) -> tuple[types.Buffer, int]:
-        """Documents as a COPY stream for these columns of the table."""
-        decoder = self._decoders.get((table.oid, columns))
-        if decoder is None:
-            decoder = self._decoders[table.oid, columns] = RowDecoder(_document_columns(table, columns))
-        try:
-            return decoder.decode(documents)
-        except errors.RecordError as exc:
-            raise errors.RecordError(f"writing {table.name}: {exc}") from exc
+    def _decoder(self, connection: Connection, table: TargetTable, columns: tuple[str, ...]) -> RowDecoder:
+        """What turns documents into rows of these columns of the table."""
+        key = (table.oid, columns)
+        if key not in self._decoders:
+            self._decoders[key] = RowDecoder(_document_columns(table, columns), read_own_types(connection))
+        return self._decoders[key]
 
     async def _with_ledger(self, operation: str, work: Callable[[Connection], T]) -> T:
         """Run `work` where the ledger exists, creating it on first use."""
@@ -190,6 +188,14 @@ class SinkSide:
             return work(connection)
 
         return await self._sessions.run(operation, prepared)
+
+
+def _decode(decoder: RowDecoder, table: TargetTable, documents: types.Buffer) -> tuple[types.Buffer, int]:
+    """Documents as a COPY stream."""
+    try:
+        return decoder.decode(documents)
+    except errors.RecordError as exc:
+        raise errors.RecordError(f"writing {table.name}: {exc}") from exc
 
 
 def _document_columns(table: TargetTable, columns: tuple[str, ...]) -> list[types.Column]:

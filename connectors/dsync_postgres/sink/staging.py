@@ -25,6 +25,8 @@ class Stage:
     columns: tuple[str, ...]
     place: str
     """The column that numbers the rows as they come; empty where nobody asks for their order."""
+    texts: frozenset[str] = frozenset()
+    """Columns that it has as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +51,17 @@ class Stages:
     def __init__(self) -> None:
         self._tables: WeakKeyDictionary[Connection, OrderedDict[Stage, str]] = WeakKeyDictionary()
 
-    def plan(self, connection: Connection, table: TargetTable, columns: tuple[str, ...], *, ordered: bool) -> StagePlan:
+    def plan(
+        self,
+        connection: Connection,
+        table: TargetTable,
+        columns: tuple[str, ...],
+        *,
+        ordered: bool,
+        texts: frozenset[str] = frozenset(),
+    ) -> StagePlan:
         """The stage for these columns, with the statements that make it where it is not there yet."""
-        stage = Stage(oid=table.oid, columns=columns, place=_free_name(columns) if ordered else "")
+        stage = Stage(oid=table.oid, columns=columns, place=_free_name(columns) if ordered else "", texts=texts)
         known = self._tables.setdefault(connection, OrderedDict())
         if stage in known:
             return StagePlan(stage=stage, name=known[stage], is_new=False, dropped=None, statements=())
@@ -62,7 +72,7 @@ class Stages:
         statements: list[sql.Composable] = []
         if dropped is not None:
             statements.append(sql.SQL("DROP TABLE {}").format(sql.Identifier("pg_temp", known[dropped])))
-        statements.append(_create(sql.Identifier("pg_temp", name), table, columns))
+        statements.append(_create(sql.Identifier("pg_temp", name), table, columns, texts))
         if stage.place:
             # A default, because COPY numbers the rows as it reads them; a ctid does not tell their order.
             statements.append(
@@ -81,10 +91,14 @@ class Stages:
         known.move_to_end(plan.stage)
 
 
-def _create(name: sql.Identifier, table: TargetTable, columns: tuple[str, ...]) -> sql.Composed:
+def _create(name: sql.Identifier, table: TargetTable, columns: tuple[str, ...], texts: frozenset[str]) -> sql.Composed:
     """As SELECT, which takes types, modifiers and collations over and neither constraints nor defaults."""
+    listed = [
+        sql.SQL("NULL::text AS {}").format(sql.Identifier(name)) if name in texts else sql.Identifier(name)
+        for name in columns
+    ]
     return sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA").format(
-        name, _listed(columns), table.identifier
+        name, sql.SQL(", ").join(listed), table.identifier
     )
 
 
@@ -108,16 +122,47 @@ def merge(plan: StagePlan, table: TargetTable) -> sql.Composed:
     columns, key = plan.stage.columns, key_for(table, plan.stage.columns)
     others = [name for name in columns if name not in key]
     listed, keys = _listed(columns), _listed(key)
-    source = sql.SQL("SELECT {} FROM {}").format(listed, plan.identifier)
+    taken = _taken(plan, table)
+    source = sql.SQL("SELECT {} FROM {}").format(taken, plan.identifier)
     if plan.stage.place:
         source = sql.SQL("SELECT DISTINCT ON ({}) {} FROM {} ORDER BY {}, {} DESC").format(
-            keys, listed, plan.identifier, keys, sql.Identifier(plan.stage.place)
+            keys, taken, plan.identifier, keys, sql.Identifier(plan.stage.place)
         )
     assignments = [sql.SQL("{} = EXCLUDED.{}").format(sql.Identifier(name), sql.Identifier(name)) for name in others]
     action = sql.SQL("UPDATE SET {}").format(sql.SQL(", ").join(assignments)) if others else sql.SQL("NOTHING")
     return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE {} ON CONFLICT ({}) DO {}").format(
         table.identifier, listed, source, keys, action
     )
+
+
+def pour(plan: StagePlan, table: TargetTable) -> sql.Composed:
+    """INSERT the stage's rows into a table that has none of them."""
+    return sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}").format(
+        table.identifier, _listed(plan.stage.columns), _taken(plan, table), plan.identifier
+    )
+
+
+def _taken(plan: StagePlan, table: TargetTable) -> sql.Composed:
+    """The stage's columns, those that it has as text read by their types' input functions."""
+    kinds = {column.name: column.type for column in table.columns}
+    return sql.SQL(", ").join(
+        sql.SQL("{} AS {}").format(read_text(name, kinds[name]), sql.Identifier(name))
+        if name in plan.stage.texts
+        else sql.Identifier(name)
+        for name in plan.stage.columns
+    )
+
+
+def read_text(column: str, kind: str) -> sql.Composed:
+    """An expression that gives a text to the input function of a type.
+
+    A cast would call another function where there is one (text to regclass knows no `-`). Only arrays are always
+    read by their input function, and that reads their elements by theirs.
+    """
+    if kind.endswith("[]"):
+        return sql.SQL("CAST({} AS {})").format(sql.Identifier(column), sql.SQL(kind))
+    escaped = sql.SQL("replace(replace({}, E'\\\\', E'\\\\\\\\'), '\"', E'\\\\\"')").format(sql.Identifier(column))
+    return sql.SQL("(CAST('{{\"' || {} || '\"}}' AS {}[]))[1]").format(escaped, sql.SQL(kind))
 
 
 def key_for(table: TargetTable, columns: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from dsync.sdk import errors, failpoint, types
 from dsync_postgres.errors import describe, translate
 from dsync_postgres.sink import wire
 from dsync_postgres.sink.ledger import Guard, standing
-from dsync_postgres.sink.staging import StagePlan, Stages, key_for, merge
+from dsync_postgres.sink.staging import StagePlan, Stages, key_for, merge, pour
 from dsync_postgres.sink.targets import Connection, TargetTable
 
 # READ COMMITTED, so that the ledger's UPDATE sees what others have committed meanwhile; whether the transaction may
@@ -45,6 +45,8 @@ class Load:
     body: types.Buffer
     guard: Guard | None
     """None: a coordinator that knows no ledger."""
+    text_columns: frozenset[str] = frozenset()
+    """These come as text in binary rows: their types' input functions read it on the way from a stage."""
     as_replica: bool
     """Triggers and foreign keys are kept from firing by session_replication_role."""
 
@@ -65,8 +67,10 @@ class _WrittenBeforeError(Exception):
     """The ledger has this very write."""
 
 
-def insert(connection: Connection, load: Load) -> int:
+def insert(connection: Connection, load: Load, stages: Stages) -> int:
     """COPY the page straight into its table, none of whose rows are there yet; returns the number of rows.
+
+    Through a stage where columns come as text.
 
     Repeatable where there is a ledger: what it has is not written again.
 
@@ -76,6 +80,8 @@ def insert(connection: Connection, load: Load) -> int:
     """
     if not load.rows:
         return _move_only(connection, load)
+    if load.text_columns:
+        return _guarded(connection, load, lambda: _insert_texts(connection, load, stages))
     return _guarded(connection, load, lambda: _insert(connection, load))
 
 
@@ -127,17 +133,38 @@ def _insert(connection: Connection, load: Load) -> int:
     return rows
 
 
+def _insert_texts(connection: Connection, load: Load, stages: Stages) -> int:
+    _require_end(load)
+    if load.table.has_insert_rules:
+        # COPY passes rules by, and INSERT obeys them.
+        raise errors.UnsupportedError(
+            f"{load.operation}: it has rules for INSERT, and column {min(load.text_columns)} can only be "
+            "written by one; drop the rules for the load, or let rows travel as text (--data-type pg-copy-text)"
+        )
+    plan = stages.plan(connection, load.table, load.columns, ordered=False, texts=load.text_columns)
+    return _through(connection, load, stages, plan, pour(plan, load.table))
+
+
 def _upsert(connection: Connection, load: Load, stages: Stages) -> int:
     _require_end(load)
     try:
-        return _merge(connection, load, stages, stages.plan(connection, load.table, load.columns, ordered=False))
+        return _merge(connection, load, stages, _stage(connection, load, stages, ordered=False))
     except psycopg.errors.CardinalityViolation:
         # Two rows of the page have one key. That is rare, and numbering all rows for its sake costs time.
         connection.rollback()
-        return _merge(connection, load, stages, stages.plan(connection, load.table, load.columns, ordered=True))
+        return _merge(connection, load, stages, _stage(connection, load, stages, ordered=True))
+
+
+def _stage(connection: Connection, load: Load, stages: Stages, *, ordered: bool) -> StagePlan:
+    return stages.plan(connection, load.table, load.columns, ordered=ordered, texts=load.text_columns)
 
 
 def _merge(connection: Connection, load: Load, stages: Stages, plan: StagePlan) -> int:
+    return _through(connection, load, stages, plan, merge(plan, load.table))
+
+
+def _through(connection: Connection, load: Load, stages: Stages, plan: StagePlan, last: sql.Composable) -> int:
+    """COPY the page into the stage, and from there into its table with the last statement."""
     # The stage is made before the role changes: nothing about it needs that.
     rows = wire.copy_in(
         connection,
@@ -147,7 +174,7 @@ def _merge(connection: Connection, load: Load, stages: Stages, plan: StagePlan) 
     )
     _require_count(connection, load, rows)
     failpoint("sink.before_merge")
-    wire.execute(connection, [merge(plan, load.table), *_ending(load)])
+    wire.execute(connection, [last, *_ending(load)])
     failpoint("sink.after_merge")
     stages.committed(connection, plan)
     return rows

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dsync.sdk import types
-from dsync_postgres.documents import unsupported_columns
+from dsync_postgres.documents import TypeBook, read_own_types
+from dsync_postgres.documents.types import parse_type
 from dsync_postgres.errors import translating
 from dsync_postgres.pooler import Pooling, find_pooling
 from dsync_postgres.schema import (
@@ -24,7 +25,7 @@ from dsync_postgres.schema import (
 )
 from dsync_postgres.schema.findings import info, stop, warn
 from dsync_postgres.sessions import Connection, Sessions, begin_reading
-from dsync_postgres.source.describe import is_copied, key_of, table_findings
+from dsync_postgres.source.describe import is_copied, table_findings
 from dsync_postgres.source.description import DIALECT, Describer, major_of
 
 _OLDEST_MAJOR, _NEWEST_MAJOR = 14, 18
@@ -42,6 +43,7 @@ class _Facts:
 
     server: ServerFacts
     tables: Tables
+    own_types: TypeBook
     extensions: Mapping[str, ExtensionFacts]
     sequences: Mapping[TableName, SequenceFacts]
     """Of a standby alone."""
@@ -72,7 +74,7 @@ async def check_source(
         choice = await describer.choose_tool(facts.server.major, major_of(request.peer_version))
         found += [choice.finding] if choice.finding is not None else []
     elif request.peer_db_type:
-        found += _document_findings(chosen)
+        found += _document_findings(chosen, facts, request.peer_db_type)
     return tuple(found)
 
 
@@ -89,6 +91,7 @@ def _look(connection: Connection) -> _Facts:
             return _Facts(
                 server=server,
                 tables=read_tables(connection),
+                own_types=read_own_types(connection),
                 extensions=read_extensions(connection),
                 sequences=read_sequences(connection) if server.is_standby else {},
                 large_objects=count_large_objects(connection),
@@ -194,26 +197,18 @@ def _unlogged_findings(tables: list[TableFacts], facts: _Facts, *, whole_databas
             )
 
 
-def _document_findings(tables: list[TableFacts]) -> Iterator[types.Finding]:
+def _document_findings(tables: list[TableFacts], facts: _Facts, sink: str) -> Iterator[types.Finding]:
     for table in tables:
         if not (is_copied(table) and table.has_rows):
             continue
-        key = key_of(table)
-        columns = [
-            types.Column(
-                name=column.name,
-                type=column.type,
-                key_position=key.index(column.name) + 1 if column.name in key else 0,
-            )
+        by_text = [
+            f"{column.name} ({column.type})"
             for column in table.columns
-            if not column.generated
+            if not column.generated and parse_type(column.type, facts.own_types).is_by_text
         ]
-        unsupported = unsupported_columns(columns)
-        if unsupported:
-            named = ", ".join(f"{name} ({printed})" for name, printed in unsupported[:_MOST_COLUMNS])
-            yield stop(
-                "no-document-form",
+        if by_text:
+            yield info(
+                "by-text",
                 table.name.namespace,
-                f"columns have no form that the sink understands yet: {named}",
-                "choose the other tables with -n",
+                f"{sink} gets these columns as text, as the server prints them: {', '.join(by_text[:_MOST_COLUMNS])}",
             )

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 
 from dsync.sdk import types
-from dsync_postgres.documents.types import parse_type
 from dsync_postgres.schema.catalog import ColumnFacts, IndexFacts, TableFacts, TypeFacts
 from dsync_postgres.schema.findings import stop, warn
 from dsync_postgres.schema.names import TableName
@@ -101,9 +100,7 @@ def page_types(
     fitting = [_TEXT]
     if kind is not None and kind.has_binary_io and not _is_text_only(kind, major, peer_major):
         fitting.insert(0, _BINARY)
-    if parse_type(column.type) is not None:
-        fitting.append(_BSON)
-    return tuple(fitting)
+    return (*fitting, _BSON)
 
 
 def _is_text_only(kind: TypeFacts, major: int, peer_major: int) -> bool:

@@ -43,6 +43,8 @@ class TableReader:
     is_binary: bool = True
     with_place: bool = False
     """ctid comes before the columns."""
+    as_text: frozenset[str] = frozenset()
+    """Columns of a binary COPY whose values come as the text that their type's output function makes."""
 
     @cached_property
     def source(self) -> str:
@@ -51,7 +53,7 @@ class TableReader:
 
     @cached_property
     def _list(self) -> str:
-        names = [_quoted(column) for column in self.columns]
+        names = [_as_text(column) if column.name in self.as_text else _quoted(column) for column in self.columns]
         return ", ".join(["ctid", *names] if self.with_place else names)
 
     @cached_property
@@ -75,7 +77,7 @@ class TableReader:
     @cached_property
     def exact_bytes(self) -> str:
         """An expression for what a row weighs, which fetches all of it."""
-        return _sum(_exactly(column, self.is_binary) for column in self._large)
+        return _sum(_exactly(column, self.is_binary and column.name not in self.as_text) for column in self._large)
 
     def copy(self, start: Tid, end: Tid | None, *, guard_bytes: int = 0) -> bytes:
         """The COPY of a range; with a guard it fails with division_by_zero before a row that might weigh more."""
@@ -97,6 +99,15 @@ def between(start: Tid, end: Tid | None) -> str:
 
 def _quoted(column: PlannedColumn) -> str:
     return sql.Identifier(column.name).as_string(None)
+
+
+def _as_text(column: PlannedColumn) -> str:
+    """What the type's output function prints: a cast to text may be something else, and NULL is not an empty text.
+
+    IS NULL would also be true of a composite value whose fields are all NULL.
+    """
+    name = _quoted(column)
+    return f"CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END AS {name}"
 
 
 def _sum(terms: Iterable[str]) -> str:

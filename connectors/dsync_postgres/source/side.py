@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 
 from dsync.sdk import PluginContext, errors, types
 from dsync_postgres.definition import encode_positions
-from dsync_postgres.documents import RowEncoder, split_documents
+from dsync_postgres.documents import RowEncoder, TypeBook, read_own_types, split_documents
 from dsync_postgres.identity import read_identity
 from dsync_postgres.schema import read_positions
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.relation import find_relation
 from dsync_postgres.schema.steps import BuildStep
-from dsync_postgres.sessions import Connection, Sessions, snapshot_lost
+from dsync_postgres.sessions import Connection, Sessions, begin_reading, snapshot_lost
 from dsync_postgres.source.check import check_source
 from dsync_postgres.source.cursors import PageCursor, PartitionCursor
 from dsync_postgres.source.description import DIALECT, Describer
@@ -183,7 +183,14 @@ class SourceSide:
         if request.type is not types.PageType.BSON:
             raise errors.UnsupportedError(f"{operation}: pages come as PG_COPY or BSON, not as {request.type.name}")
         encoder = await self._encoder(plan, table, request.columns)
-        reader = _reader(plan, table, request.columns, is_binary=True, with_place=encoder.needs_ctid)
+        reader = _reader(
+            plan,
+            table,
+            request.columns,
+            is_binary=True,
+            with_place=encoder.needs_ctid,
+            as_text=encoder.text_columns,
+        )
         return await self._sessions.run(
             operation, lambda connection: make(self._documents(connection, plan, reader, encoder, request))
         )
@@ -221,7 +228,12 @@ class SourceSide:
         if key not in plan.encoders:
             described = await self._describer.columns_of(table.name, plan.snapshot.name)
             by_name = {column.name: column for column in described}
-            plan.encoders[key] = RowEncoder([by_name[column.name] for column in table.choose(columns)])
+            chosen = table.choose(columns)
+            if plan.book is None:
+                plan.book = await self._sessions.run(
+                    "reading the types", lambda connection: _types_of(connection, plan.snapshot.name)
+                )
+            plan.encoders[key] = RowEncoder([by_name[column.name] for column in chosen], plan.book)
         return plan.encoders[key]
 
     def _limits(self, request: types.ReadRequest) -> Limits:
@@ -304,6 +316,14 @@ class SourceSide:
             return await session.run(f"counting {name}", work)
 
 
+def _types_of(connection: Connection, snapshot_name: str) -> TypeBook:
+    begin_reading(connection, snapshot_name)
+    try:
+        return read_own_types(connection)
+    finally:
+        connection.rollback()
+
+
 def _table_of(plan: OpenPlan, partition: PartitionCursor, namespace: str) -> PlannedTable:
     table = plan.by_oid(partition.oid)
     if table is None:
@@ -318,11 +338,21 @@ def _table_of(plan: OpenPlan, partition: PartitionCursor, namespace: str) -> Pla
 
 
 def _reader(
-    plan: OpenPlan, table: PlannedTable, columns: Sequence[str], *, is_binary: bool, with_place: bool = False
+    plan: OpenPlan,
+    table: PlannedTable,
+    columns: Sequence[str],
+    *,
+    is_binary: bool,
+    with_place: bool = False,
+    as_text: frozenset[str] = frozenset(),
 ) -> TableReader:
-    key = (table.oid, tuple(columns), is_binary, with_place)
+    key = (table.oid, tuple(columns), is_binary, with_place, as_text)
     if key not in plan.readers:
         plan.readers[key] = TableReader(
-            table=table, columns=tuple(table.choose(columns)), is_binary=is_binary, with_place=with_place
+            table=table,
+            columns=tuple(table.choose(columns)),
+            is_binary=is_binary,
+            with_place=with_place,
+            as_text=as_text,
         )
     return plan.readers[key]

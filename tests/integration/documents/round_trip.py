@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
-from dsync_postgres.documents import RowDecoder, RowEncoder
+from dsync_postgres.documents import BSON_ID, RowDecoder, RowEncoder, read_own_types
+from dsync_postgres.sink.staging import read_text
 from psycopg import sql
 
 
@@ -31,20 +32,45 @@ def columns_of(connection: psycopg.Connection, table: str) -> list[TableColumn]:
     return [TableColumn(name=name, type=printed, key_position=position) for name, printed, position in rows]
 
 
-def copy_out(connection: psycopg.Connection, table: str, columns: Sequence[str]) -> bytes:
-    """A table's rows as binary COPY."""
-    query = sql.SQL("COPY (SELECT {} FROM ONLY {}) TO STDOUT (FORMAT binary)").format(_list(columns), _name(table))
+def copy_out(
+    connection: psycopg.Connection, table: str, columns: Sequence[str], as_text: frozenset[str] = frozenset()
+) -> bytes:
+    """A table's rows as binary COPY, some columns as text."""
+    listed = sql.SQL(", ").join(
+        sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN format('%s', {0}) END").format(sql.Identifier(name))
+        if name in as_text
+        else sql.SQL("ctid")
+        if name == "ctid"
+        else sql.Identifier(name)
+        for name in columns
+    )
+    query = sql.SQL("COPY (SELECT {} FROM ONLY {}) TO STDOUT (FORMAT binary)").format(listed, _name(table))
     with connection.cursor().copy(query) as copy:
         return b"".join(map(bytes, copy))
 
 
-def copy_in(connection: psycopg.Connection, table: str, columns: Sequence[str], page: bytes) -> None:
-    """Load a page of binary COPY."""
-    target = sql.SQL("COPY {}").format(_name(table))
-    if columns:
-        target += sql.SQL(" ({})").format(_list(columns))
-    with connection.cursor().copy(target + sql.SQL(" FROM STDIN (FORMAT binary)")) as copy:
+def copy_in(
+    connection: psycopg.Connection, table: str, columns: Sequence[str], page: bytes, as_text: frozenset[str]
+) -> None:
+    """Load a page of binary COPY; columns that it has as text go through a stage."""
+    listed = sql.SQL(", ").join(map(sql.Identifier, columns))
+    if not as_text:
+        target = (
+            sql.SQL("COPY {} ({})").format(_name(table), listed) if columns else sql.SQL("COPY {}").format(_name(table))
+        )
+        with connection.cursor().copy(target + sql.SQL(" FROM STDIN (FORMAT binary)")) as copy:
+            copy.write(page)
+        return
+    kinds = {column.name: column.type for column in columns_of(connection, table)}
+    made = sql.SQL(", ").join(
+        sql.SQL("NULL::text AS {}").format(sql.Identifier(n)) if n in as_text else sql.Identifier(n) for n in columns
+    )
+    connection.execute("DROP TABLE IF EXISTS stage")
+    connection.execute(sql.SQL("CREATE TABLE stage AS SELECT {} FROM {} WITH NO DATA").format(made, _name(table)))
+    with connection.cursor().copy("COPY stage FROM STDIN (FORMAT binary)") as copy:
         copy.write(page)
+    taken = sql.SQL(", ").join(read_text(n, kinds[n]) if n in as_text else sql.Identifier(n) for n in columns)
+    connection.execute(sql.SQL("INSERT INTO {} ({}) SELECT {} FROM stage").format(_name(table), listed, taken))
 
 
 def text_rows(connection: psycopg.Connection, table: str) -> list[bytes]:
@@ -54,24 +80,21 @@ def text_rows(connection: psycopg.Connection, table: str) -> list[bytes]:
         return sorted(map(bytes, copy))
 
 
-def documents_of(connection: psycopg.Connection, table: str) -> tuple[bytes, int]:
+def documents_of(connection: psycopg.Connection, table: str, identity: str = BSON_ID) -> tuple[bytes, int]:
     """All rows of a table as packed documents."""
     columns = columns_of(connection, table)
-    encoder = RowEncoder(columns)
+    encoder = RowEncoder(columns, read_own_types(connection), identity=identity)
     names = (["ctid"] if encoder.needs_ctid else []) + [column.name for column in columns]
-    return encoder.encode_copy_binary(copy_out(connection, table, names))
+    return encoder.encode_copy_binary(copy_out(connection, table, names, encoder.text_columns))
 
 
-def load_documents(connection: psycopg.Connection, table: str, packed: bytes) -> int:
+def load_documents(connection: psycopg.Connection, table: str, packed: bytes, identity: str = BSON_ID) -> int:
     """Write packed documents into a table and return how many rows that made."""
     columns = columns_of(connection, table)
-    page, rows = RowDecoder(columns).decode(packed)
-    copy_in(connection, table, [column.name for column in columns], page)
+    decoder = RowDecoder(columns, read_own_types(connection), identity=identity)
+    page, rows = decoder.decode(packed)
+    copy_in(connection, table, [column.name for column in columns], page, decoder.text_columns)
     return rows
-
-
-def _list(columns: Sequence[str]) -> sql.Composed:
-    return sql.SQL(", ").join(sql.SQL("ctid") if name == "ctid" else sql.Identifier(name) for name in columns)
 
 
 def _name(table: str) -> sql.Identifier:

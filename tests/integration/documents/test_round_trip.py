@@ -19,7 +19,7 @@ from tests.support.databases import DatabaseFactory
 
 _OPTIONS: CodecOptions[dict[str, object]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS)
 _hypothesis = settings(
-    max_examples=15,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -60,7 +60,7 @@ def _fill(connection: psycopg.Connection, printed: str, values: list[str | None]
     )
 
 
-@both_servers
+@pytest.mark.parametrize("pg", [18], indirect=True)
 @pytest.mark.parametrize("printed", SCALARS)
 @_hypothesis
 @given(data=st.data())
@@ -89,6 +89,20 @@ def test_a_value_comes_back_as_it_was(connection: psycopg.Connection, printed: s
         "date",
         "boolean",
         "character varying(5)",
+        "inet",
+        "interval",
+        "money",
+        "bit varying(40)",
+        "point",
+        "polygon",
+        "circle",
+        "int4range",
+        "int4multirange",
+        "tsvector",
+        "xid8",
+        '"char"',
+        "regclass",
+        "tsquery",
     ],
 )
 @_hypothesis
@@ -121,6 +135,81 @@ def test_a_row_of_all_types_comes_back_as_it_was(connection: psycopg.Connection,
     for number, row in enumerate(rows):
         connection.execute(f"INSERT INTO before VALUES ({placeholders}, %s, {number})".encode(), row)
     _assert_round_trip(connection, len(rows))
+
+
+_OWN_TYPES = """
+CREATE TYPE "odd mood" AS ENUM ('sad', 'It''s complicated', '🎉');
+CREATE DOMAIN short AS varchar(5) CHECK (VALUE <> 'x');
+CREATE DOMAIN price AS numeric(14,4);
+CREATE DOMAIN tags AS text[];
+CREATE TYPE size AS (width numeric(8,2), "He ight" price, unit short, mood "odd mood");
+CREATE TYPE parcel AS (outside size, labels tags, sizes size[], "when" timestamptz);
+CREATE DOMAIN big_size AS size;
+CREATE TYPE moods AS RANGE (subtype = "odd mood", multirange_type_name = many_moods);
+CREATE TYPE named AS (name text, class regclass);
+CREATE TYPE wide AS (n numeric, c "char", p point);
+"""
+_OWN_VALUES = {
+    '"odd mood"': ["sad", "It's complicated", "🎉", None],
+    '"odd mood"[]': ["{sad,NULL,🎉}", "[2:3][0:0]={{sad},{🎉}}", "{}"],
+    "short": ["", "äöü€🐘", None],
+    "short[]": ["{a,NULL}", "{}"],
+    "price": ["1.5000", "-9999999999.9999"],
+    "tags": ["{}", '{a,NULL,"b c"}', "[0:1]={x,y}"],
+    "tags[]": ['{"{a,b}",NULL,"{}"}', '{{"{a}","{b}"}}'],
+    "size": ["(,,,)", '(1.50,2,"a b",sad)', "(NaN,,é,🎉)"],
+    "size[]": ['{"(1,2,x1,)",NULL}', '{{"(1,,,sad)"},{NULL}}', "{}"],
+    "big_size": ["(1,2,cm,sad)", "(,,,)"],
+    "parcel": ['("(1,2,cm,sad)","{a,NULL}","{""(1,,,)"",NULL}","2024-01-01 00:00:00.000001+00")', "(,,,)"],
+    "parcel[]": ['{"(,,,)",NULL}'],
+    "moods": ["[sad,🎉)", "empty", "(,sad]", "(,)"],
+    "many_moods": ["{}", "{[sad,sad],[🎉,)}"],
+    "many_moods[]": ['{"{[sad,sad]}",NULL}'],
+    "named": ['("a ""b""",pg_class)', "(,)"],
+    "named[]": ['{"(a,pg_class)",NULL}'],
+    "wide": ['(1e500,\\377,"(NaN,Infinity)")', "(,,)"],
+}
+_EXTENSION_VALUES = {
+    "citext": ("citext", ["Größe", ""]),
+    "hstore": ("hstore", ["", '"a"=>"1", "b"=>NULL', '""=>"", "a.b"=>"$x", "ü"=>"NULL"']),
+    "ltree": ("ltree", ["Top.Science", ""]),
+    "lquery": ("ltree", ["Top.*{2}.Sci*@", "!a|b"]),
+    "cube": ("cube", ["(1.5, 2),(3, 4)", "(0)"]),
+    "seg": ("seg", ["1.0 .. 2.50", "~5"]),
+    "isbn": ("isn", ["0-393-04002-X"]),
+    "vector(3)": ("vector", ["[1,2.5,-0.1]"]),
+    "vector": ("vector", ["[1e-30]", "[3,4]"]),
+    "halfvec": ("vector", ["[1,2.5,0.1]"]),
+    "sparsevec": ("vector", ["{1:1.5,3:-2}/10"]),
+}
+
+
+@both_servers
+@pytest.mark.parametrize("printed", _OWN_VALUES)
+def test_a_type_of_the_databases_own_comes_back_as_it_was(connection: psycopg.Connection, printed: str) -> None:
+    """Enums, domains, composites and ranges of them, inside one another, and what goes by text for a part's sake."""
+    connection.execute(_OWN_TYPES.encode())
+    values = [*_OWN_VALUES[printed], None]
+    _make(connection, f"k integer PRIMARY KEY, v {printed}")
+    _fill(connection, printed, values)
+    _assert_round_trip(connection, len(values))
+
+
+@pytest.mark.parametrize("pg", [15, 16, 18], indirect=True)
+@pytest.mark.parametrize("printed", _EXTENSION_VALUES)
+def test_a_type_of_an_extension_comes_back_as_it_was(connection: psycopg.Connection, printed: str) -> None:
+    """With a form of its own, or by its text, alone and in an array."""
+    extension, values = _EXTENSION_VALUES[printed]
+    if not connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = %s", [extension]).fetchone():
+        pytest.skip(f"this server has no extension {extension}")
+    connection.execute(f"CREATE EXTENSION {extension}".encode())
+    _make(connection, f"k integer PRIMARY KEY, v {printed}, w {printed}[]")
+    connection.execute(
+        f"INSERT INTO before SELECT n, v::{printed}, ARRAY[v::{printed}, NULL]"
+        " FROM unnest(%s::text[]) WITH ORDINALITY AS u (v, n)".encode(),
+        [values],
+    )
+    _assert_round_trip(connection, len(values))
 
 
 @both_servers

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -81,6 +83,72 @@ _jsons = st.one_of(
     st.sampled_from(["null", '{"$json": "null"}', '{"$json": 1, "a": 2}', "[" * 90 + "]" * 90, ' {"a":1,  "a":2} ']),
 )
 
+_unsigned = st.one_of(st.integers(0, 2**32 - 1), st.sampled_from([0, 2**31, 2**32 - 1])).map(str)
+_wide_unsigned = st.one_of(st.integers(0, 2**64 - 1), st.sampled_from([2**63 - 1, 2**63, 2**64 - 1])).map(str)
+_money = st.integers(-(2**63), 2**63 - 1).map(lambda cents: f"{'-' if cents < 0 else ''}{_hundredths(abs(cents))}")
+_clocks = st.one_of(
+    st.times().map(str), st.times().map(lambda t: t.replace(microsecond=0).isoformat()), st.just("24:00:00")
+)
+_zones = st.builds(
+    lambda sign, hour, minute, second: f"{sign}{hour:02d}:{minute:02d}:{second:02d}",
+    st.sampled_from("+-"),
+    st.integers(0, 15),
+    st.integers(0, 59),
+    st.sampled_from([0, 0, 1, 59]),
+)
+_zoned_clocks = st.builds(lambda clock, zone: clock + zone, _clocks, _zones)
+_spans = st.one_of(
+    st.builds(
+        lambda months, days, micros: f"{months} months {days} days {micros} microseconds",
+        st.integers(-(2**31), 2**31 - 1),
+        st.integers(-(2**31), 2**31 - 1),
+        st.one_of(st.integers(-(2**52), 2**52), st.integers(-(10**7), 10**7)),
+    ),
+    st.sampled_from(["0", "-0.5 seconds", "-1 month 1 day", "1 year -1 month", "-178000000 years", "59.999999 s"]),
+)
+_bits = st.text("01", max_size=40)
+_inets = st.one_of(
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(str),
+    st.builds(lambda address, mask: f"{address}/{mask}", st.ip_addresses(v=4), st.integers(0, 32)),
+    st.builds(lambda address, mask: f"{address}/{mask}", st.ip_addresses(v=6), st.integers(0, 128)),
+    st.sampled_from(["::ffff:1.2.3.4", "::1.2.3.4/96", "0.0.0.0/0", "::/0"]),
+)
+_cidrs = st.one_of(
+    st.ip_addresses(v=4).map(str),
+    st.builds(lambda number, mask: f"{number % 256}.0.0.0/{mask}", st.integers(0, 255), st.integers(8, 32)),
+    st.sampled_from(["::/0", "2001:db8::/32", "::ffff:1.2.3.0/120", "0.0.0.0/0"]),
+)
+_snapshots = st.sampled_from(["1:1:", "10:20:10,14,15", "9223372036854775806:9223372036854775807:"])
+_words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=8)
+_lexemes = st.builds(
+    lambda word, places: "'" + word.replace("'", "''").replace("\\", "\\\\") + "'" + places,
+    _words,
+    st.sampled_from(["", ":1", ":3A,7B,9", ":16383C"]),
+)
+_coordinates = st.floats(allow_nan=True, allow_infinity=True).map(repr)
+_finite = st.floats(min_value=-1e100, max_value=1e100).map(repr)
+_pairs = st.builds(lambda x, y: f"({x},{y})", _coordinates, _coordinates)
+_points = st.lists(_pairs, min_size=1, max_size=4).map(",".join)
+
+
+def _ranges(bounds: st.SearchStrategy[Any]) -> st.SearchStrategy[str]:
+    """Ranges with bounds of every sort, and the empty one."""
+    pairs = st.tuples(bounds, bounds).map(sorted)
+    full = st.builds(
+        lambda left, pair, right: f'{left}"{pair[0]}","{pair[1]}"{right}',
+        st.sampled_from("[("),
+        pairs,
+        st.sampled_from("])"),
+    )
+    half = st.one_of(bounds.map(lambda bound: f'[,"{bound}")'), bounds.map(lambda bound: f'("{bound}",]'))
+    return st.one_of(full, half, st.sampled_from(["empty", "(,)"]))
+
+
+def _hundredths(cents: int) -> str:
+    return f"{cents // 100}.{cents % 100:02d}"
+
+
 SCALARS: dict[str, st.SearchStrategy[str]] = {
     "smallint": _integers(16),
     "integer": _integers(32),
@@ -104,6 +172,59 @@ SCALARS: dict[str, st.SearchStrategy[str]] = {
     "bytea": _byteas,
     "json": _jsons,
     "jsonb": _jsons,
+    "oid": _unsigned,
+    "xid": _unsigned,
+    "cid": _unsigned,
+    "xid8": _wide_unsigned,
+    "money": _money,
+    "name": st.text(_CHARACTERS, max_size=15),
+    '"char"': st.one_of(st.text(_CHARACTERS, max_size=1).filter(lambda text: len(text.encode()) < 2), st.just("ü")),
+    "refcursor": texts,
+    "time without time zone": _clocks,
+    "time(2) without time zone": _clocks,
+    "time with time zone": _zoned_clocks,
+    "interval": _spans,
+    "interval(2)": _spans,
+    "interval year": _spans,
+    "interval year to month": _spans,
+    "interval day": _spans,
+    "interval day to hour": _spans,
+    "interval hour to minute": _spans,
+    "interval day to second(1)": _spans,
+    "inet": _inets,
+    "cidr": _cidrs,
+    "macaddr": st.binary(min_size=6, max_size=6).map(lambda value: value.hex(":")),
+    "macaddr8": st.binary(min_size=8, max_size=8).map(lambda value: value.hex(":")),
+    "bit(5)": st.text("01", min_size=5, max_size=5),
+    "bit varying": _bits,
+    "bit varying(40)": _bits,
+    "jsonpath": st.sampled_from(["$", "$.a[*] ? (@ > 1)", 'strict $."ü"', "lax $.**{2 to last}.a"]),
+    "pg_lsn": st.builds(lambda high, low: f"{high:X}/{low:X}", st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)),
+    "tid": st.builds(lambda block, item: f"({block},{item})", st.integers(0, 2**32 - 1), st.integers(0, 65535)),
+    "pg_snapshot": _snapshots,
+    "txid_snapshot": _snapshots,
+    "tsvector": st.lists(_lexemes, max_size=5).map(" ".join),
+    "tsquery": st.sampled_from(["", "'fat' & ( 'cat' | !'rat':* )", "'ü''x' <-> 'b':AB"]),
+    "point": _pairs,
+    "line": st.builds(lambda a, b: f"{{{a},1,{b}}}", _finite, _finite),
+    "lseg": st.builds(lambda a, b: f"[{a},{b}]", _pairs, _pairs),
+    "box": st.builds(lambda a, b: f"{a},{b}", _pairs, _pairs),
+    "path": st.one_of(_points.map(lambda text: f"[{text}]"), _points.map(lambda text: f"({text})")),
+    "polygon": _points.map(lambda text: f"({text})"),
+    "circle": st.builds(lambda center, radius: f"<{center},{radius}>", _pairs, st.floats(0, 1e300).map(repr)),
+    "int4range": _ranges(st.integers(-(10**9), 10**9)),
+    "int8range": _ranges(st.integers(-(10**18), 10**18)),
+    "numrange": _ranges(st.integers(-(10**40), 10**40).map(lambda number: Decimal(number).scaleb(-9))),
+    "tsrange": _ranges(st.datetimes()),
+    "daterange": _ranges(st.dates(max_value=date(9999, 12, 30))),
+    "tstzrange": st.sampled_from(["empty", "(,infinity)", "[-infinity,infinity]", "(,)", "[2024-01-01 00:00+00,)"]),
+    "int4multirange": st.lists(_ranges(st.integers(-(10**6), 10**6)), max_size=4).map(
+        lambda members: "{" + ",".join(members) + "}"
+    ),
+    "nummultirange": st.sampled_from(["{}", "{(,)}", "{[1.10,2.20],(3,4)}", "{(,-1),(5,)}"]),
+    "regclass": st.sampled_from(["pg_class", "pg_type", "pg_catalog.pg_proc"]),
+    "oidvector": st.sampled_from(["", "1 2 3", "4294967295"]),
+    "int2vector": st.sampled_from(["", "1 2 3", "-32768"]),
 }
 """Strategies of texts, by the type's printed name."""
 

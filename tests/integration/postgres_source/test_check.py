@@ -129,16 +129,17 @@ async def test_a_long_transaction_is_named(database: DatabaseFactory, open_sourc
         assert found_code(await findings(source), "old-transaction").severity is WARNING
 
 
-async def test_columns_without_a_form_for_others_stop(database: DatabaseFactory, open_source: OpenSource) -> None:
-    """A sink that is no PostgreSQL gets documents, and not every type has a place there yet."""
+async def test_columns_that_others_get_as_text_are_named(database: DatabaseFactory, open_source: OpenSource) -> None:
+    """A sink that is no PostgreSQL gets documents, in which some types have no form but their text."""
     made = database()
-    made.run("CREATE TABLE t (i int, p point)", "CREATE TABLE u (i int)")
+    made.run("CREATE TABLE t (i int, p point, c regclass)", "CREATE TABLE u (i int)")
     source = await open_source(made)
 
     found = await findings(source, peer="mongodb", peer_version="8.0")
 
-    assert "p (point)" in found["no-document-form", "public.t"].message
-    assert ("no-document-form", "public.u") not in found
+    assert "c (regclass)" in found["by-text", "public.t"].message
+    assert "p (point)" not in found["by-text", "public.t"].message
+    assert ("by-text", "public.u") not in found
 
 
 async def test_no_fitting_pg_dump_stops(database: DatabaseFactory, open_source: OpenSource, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from tests.unit.cli.running import run_here
 
 LATER_FLAGS = (
     "--filter=a=b",
-    "--data-type=bson",
     "--also=null://",
     "--transform=mapping:x",
     "--until-caught-up",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dsync.coordinator.copier import CycleGuard
 from dsync.coordinator.cursor import UnitCursor
+from dsync.coordinator.ends import End, negotiate
 from dsync.coordinator.events import CallRetried, Event, PartitionCopied
 from dsync.coordinator.retries import Retries
 from dsync.coordinator.spec import EndpointIdentity, FlowSpec
@@ -20,7 +21,11 @@ from dsync.protocol.errors import (
     RecordError,
     RequestError,
     ServerUnavailableError,
+    UnsupportedError,
 )
+from dsync.protocol.types import PageType, Role
+from dsync.sdk.testing.memory import MemoryConnector
+from dsync.sdk.testing.memory_store import MemoryStore
 
 
 @given(source=st.binary(max_size=50), skip=st.integers(0, 2**40))
@@ -159,3 +164,12 @@ async def test_stopping_a_group_is_not_an_error_of_it() -> None:
         async with task_group():
             await asyncio.sleep(0)
             raise StoppedError
+
+
+async def test_the_form_that_is_asked_for_is_the_only_one() -> None:
+    """Or the flow does not begin: another one in its place would be a silent change."""
+    source = await End.meet(MemoryConnector(MemoryStore()), Role.SOURCE)
+    sink = await End.meet(MemoryConnector(MemoryStore()), Role.SINK)
+    assert negotiate(source, sink, _spec(data_type="bson")).page_types == (PageType.BSON,)
+    with pytest.raises(UnsupportedError, match="--data-type pg-copy-text"):
+        negotiate(source, sink, _spec(data_type="pg-copy-text"))

@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 import bson
 import pytest
 from bson.codec_options import CodecOptions, DatetimeConversion
-from dsync_postgres.documents import RowDecoder, RowEncoder, field_name, split_documents, unsupported_columns
+from dsync_postgres.documents import RowDecoder, RowEncoder, field_name, split_documents
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsync.sdk.errors import PluginBugError, UnsupportedError
+from dsync.sdk.errors import PluginBugError
 from tests.unit.documents.pages import TableColumn, copy_page, fields_of, table
 
 _OPTIONS: CodecOptions[dict[str, object]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS)
@@ -109,19 +109,15 @@ def test_a_page_of_single_documents_is_a_packed_one_cut_up() -> None:
     assert RowDecoder(columns).decode(documents) == (page, 20)
 
 
-def test_what_has_no_form_yet_is_named_before_any_row_moves() -> None:
-    """Planning asks; an encoder refuses."""
-    columns = table(k="integer", at="point", state="public.state", span="interval", many="box[]", ok="text[]")
-    assert unsupported_columns(columns) == (
-        ("at", "point"),
-        ("state", "public.state"),
-        ("span", "interval"),
-        ("many", "box[]"),
-    )
-    with pytest.raises(UnsupportedError, match="column 'at': type point"):
-        RowEncoder(columns)
-    with pytest.raises(UnsupportedError, match="column 'at': type point"):
-        RowDecoder(columns)
+def test_what_nobody_knows_travels_by_its_text() -> None:
+    """The COPY has to give it as text, and takes text in return; so does everything that is made of it."""
+    columns = table(k="integer", a="public.thing", b="regclass", c="tsquery[]", d="public.thing(3)", ok="text[]")
+    encoder, decoder = RowEncoder(columns), RowDecoder(columns)
+    assert encoder.text_columns == decoder.text_columns == {"a", "b", "c", "d"}
+    page = copy_page([[struct.pack(">i", 1), b"x", b"pg_class", b"{}", None, None]])
+    packed, _ = encoder.encode_copy_binary(page)
+    assert bson.decode(packed) == {"_id": 1, "k": 1, "a": "x", "b": "pg_class", "c": "{}", "d": None, "ok": None}
+    assert decoder.decode(packed) == (page, 1)
 
 
 @given(st.lists(st.tuples(st.none() | st.integers(-(2**31), 2**31 - 1), st.none() | st.text()), max_size=20))
