@@ -45,6 +45,8 @@ class CopyPlan:
     snapshot: bytes
     ddl: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    anew: frozenset[str] = frozenset()
+    """Namespaces of whose earlier runs nothing is left at the sink; known while the plan is made."""
 
     @property
     def partitions(self) -> tuple[UnitRow, ...]:
@@ -207,6 +209,7 @@ class Planner:
             snapshot=plan.snapshot,
             ddl=prepared.ddl,
             findings=findings,
+            anew=frozenset(item.source for item in prepared.namespaces if item.anew),
         )
 
 

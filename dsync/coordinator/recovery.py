@@ -182,7 +182,7 @@ class Recovery:
         units: list[UnitRow] = [unit for unit in plan.units if unit.kind is UnitKind.FINISH]
         carried: list[UnitProgress] = []
         for row in plan.namespaces:
-            earlier = old.get(row.namespace)
+            earlier = old.get(row.namespace) if row.namespace not in plan.anew else None
             made = [unit for unit in plan.partitions if unit.namespace == row.namespace]
             if earlier is not None and row.target not in emptied and _is_same_load(earlier, row):
                 pieces = [unit for unit in before.plan.partitions if unit.namespace == row.namespace]

@@ -433,6 +433,9 @@ class PreparedNamespace:
     upsert: bool = False
     existed: bool = False
     reason: str = ""
+    anew: bool = False
+    """Nothing that an earlier run of the flow has loaded is there any more: the table is made in this run, or was made
+    again or emptied since. None of its rows may be carried over, and none has to be cleared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

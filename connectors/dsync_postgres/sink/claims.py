@@ -147,19 +147,35 @@ def _count(connection: Connection, table: TargetTable) -> int:
 
 def _require_ours(connection: Connection, flow: str, table: TargetTable, present: int) -> None:
     """Rows that the application has added meanwhile are not ours to remove."""
-    row = connection.execute(
-        "SELECT coalesce(sum(l.rows) FILTER (WHERE l.flow = %(flow)s), 0), bool_or(l.flow <> %(flow)s AND l.rows > 0)"
-        " FROM (TABLE _dsync.ledger UNION ALL TABLE _dsync.ledger_unlogged) l WHERE l.namespace = %(namespace)s",
-        {"flow": flow, "namespace": table.name.namespace},
-    ).fetchone()
-    assert row is not None, "an aggregate gives one row"
-    written, others = int(row[0]), bool(row[1])
-    if others or present > written:
-        who = "another flow has written there too" if others else f"{present:,} rows, of which it wrote {written:,}"
+    who = _whose(connection, flow, table.name.namespace, present)
+    if who:
         raise errors.SinkNotEmptyError(
             f"clearing {table.name}: it holds rows that are not this flow's ({who}); nothing was removed. Take them "
             "out, or let them go with `--on-existing truncate` in a new flow"
         )
+
+
+def is_all_ours(connection: Connection, flow: str, claim: Claim, table: TargetTable) -> bool:
+    """Whether every row of a table that the flow has claimed is its own."""
+    if not claim.was_empty:
+        return False
+    place = TableName.parse(claim.route) if claim.route else table.name
+    filled = read_targets(connection, [place]).get(place)
+    return filled is not None and not _whose(connection, flow, place.namespace, _count(connection, filled))
+
+
+def _whose(connection: Connection, flow: str, namespace: str, present: int) -> str:
+    """Who else has rows among those that are there; empty where they are all the flow's."""
+    row = connection.execute(
+        "SELECT coalesce(sum(l.rows) FILTER (WHERE l.flow = %(flow)s), 0), bool_or(l.flow <> %(flow)s AND l.rows > 0)"
+        " FROM (TABLE _dsync.ledger UNION ALL TABLE _dsync.ledger_unlogged) l WHERE l.namespace = %(namespace)s",
+        {"flow": flow, "namespace": namespace},
+    ).fetchone()
+    assert row is not None, "an aggregate gives one row"
+    written, others = int(row[0]), bool(row[1])
+    if others:
+        return "another flow has written there too"
+    return f"{present:,} rows, of which it wrote {written:,}" if present > written else ""
 
 
 def _empty(connection: Connection, table: TargetTable, *, as_replica: bool) -> None:

@@ -123,14 +123,16 @@ def fit(
     *,
     page_types: Sequence[types.PageType] = (),
     allow_lossy: bool = False,
+    is_own: bool = False,
 ) -> Fit:
     """How the rows of `source` get into `sink`; None: a table that is created just like the source's.
 
-    `page_types` are those that may be used; none given means all. What would lose data is a finding that stops.
+    `page_types` are those that may be used; none given means all. What would lose data is a finding that stops; for a
+    table that `is_own`, which the flow has filled before, it says what helps there.
     """
     allowed = tuple(page_types) or (BINARY, TEXT, BSON, JSON)
     copied = tuple(column for column in source.columns if not column.generated)
-    findings = [] if sink is None else list(_shape(source, sink, allow_lossy=allow_lossy))
+    findings = [] if sink is None else list(_shape(source, sink, allow_lossy=allow_lossy, is_own=is_own))
     page_type, reason = _choose(copied, sink, allowed)
     if page_type in (BSON, JSON):
         findings += _unlike_documents(source, sink)
@@ -189,7 +191,9 @@ def _unlike_documents(source: types.NamespaceDescription, sink: TargetTable | No
             )
 
 
-def _shape(source: types.NamespaceDescription, sink: TargetTable, *, allow_lossy: bool) -> Iterator[Finding]:
+def _shape(
+    source: types.NamespaceDescription, sink: TargetTable, *, allow_lossy: bool, is_own: bool
+) -> Iterator[Finding]:
     """What differs between the source's table and the one that exists."""
     name = sink.name.namespace
     there = {column.name: column for column in sink.columns}
@@ -201,7 +205,9 @@ def _shape(source: types.NamespaceDescription, sink: TargetTable, *, allow_lossy
                     "column-missing",
                     name,
                     f"the sink's table has no column {column.name}",
-                    "add it there, or let dsync make the table (--on-existing drop)",
+                    "add it there, or "
+                    + ("`dsync reset` this flow and copy anew with" if is_own else "let dsync make the table with")
+                    + " --on-existing drop",
                 )
         elif target.generated != column.generated:
             end = "sink" if target.generated else "source"

@@ -12,7 +12,7 @@ from dsync_postgres.schema.findings import Finding, Severity, stop
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.steps import BuildStep, Statement
 from dsync_postgres.sink import fit as fitting
-from dsync_postgres.sink.claims import Claim
+from dsync_postgres.sink.claims import Claim, is_all_ours
 from dsync_postgres.sink.ledger import Connection
 from dsync_postgres.sink.removal import listed_names
 from dsync_postgres.sink.rivals import Rival, read_rivals
@@ -39,6 +39,8 @@ class Load:
     upsert: bool = False
     created_before: bool = False
     """An earlier run of this flow has made it."""
+    anew: bool = False
+    """Nothing of an earlier run of this flow is in it."""
     emptied: bool = False
     """Its rows are removed first, as the policy says."""
 
@@ -51,6 +53,8 @@ class Arrangement:
     """Only this flow's own rows may be replaced, whatever policy a person would like."""
     loads: list[Load] = field(default_factory=list)
     dropped: list[TargetTable] = field(default_factory=list)
+    remade: list[TargetTable] = field(default_factory=list)
+    """Of those that are dropped the flow's own, with no other rows than its own, whose shape fits no more."""
     taken: list[Rival] = field(default_factory=list)
     """Claims of other flows to tables that are emptied or dropped."""
     _contested: list[tuple[TableName, Rival]] = field(default_factory=list)
@@ -117,15 +121,17 @@ class _Arranger:
         has_ledger: bool,
         can_create: bool,
     ) -> None:
+        self._connection = connection
         self._request = request
         self._claims = claims
         self._can_create = can_create
         self._described = {item.namespace: item for item in request.description.namespaces}
         self._there = read_targets(connection, [TableName.parse(item.target) for item in request.mappings])
         tables = [table for table in self._there.values() if table.kind in "rp"]
+        self._lasting = _lasting(connection, request.flow) if has_ledger else frozenset()
         # Before the rows: what another flow finishes meanwhile is then seen as rows.
         self._rivals = read_rivals(connection, request.flow, tables) if has_ledger else {}
-        self._empty = are_empty(connection, [t for t in tables if self._claim(t) is None or self._filling(t)])
+        self._empty = are_empty(connection, [t for t in tables if self._filled(t) is None or self._filling(t)])
         self._result = Arrangement(is_again=request.on_existing is Policy.RESUME)
 
     def arrange(self) -> Arrangement:
@@ -153,20 +159,25 @@ class _Arranger:
 
     def _place_existing(self, source: types.NamespaceDescription, table: TargetTable) -> None:
         policy, result = self._request.on_existing, self._result
-        claim, rival = self._claim(table), self._filling(table)
-        load = replace(self._load(source, table.name, table), created_before=claim is not None and claim.created)
+        claim, filled, rival = self._claim(table), self._filled(table), self._filling(table)
+        load = replace(
+            self._load(source, table.name, table),
+            created_before=claim is not None and claim.created,
+            anew=filled is None,
+        )
         is_empty = self._empty.get(table.name, False) and rival is None
-        if claim is not None and rival is None:
-            result.loads.append(replace(load, upsert=not claim.was_empty))
+        if filled is not None and rival is None and self._is_to_be_remade(load, filled):
+            result.remade.append(table)
+            self._drop(load, table)
+        elif filled is not None and rival is None:
+            result.loads.append(replace(load, upsert=not filled.was_empty))
         elif policy is Policy.DROP and not (is_empty and _fits(load)) and self._can_make_anew(source, table):
-            result.dropped.append(table)
-            result.taken += self._rivals.get(table.oid, ())
-            result.loads.append(self._load(source, table.name, None))
+            self._drop(load, table)
         elif is_empty:
             result.loads.append(load)
         elif policy is Policy.TRUNCATE:
             result.taken += self._rivals.get(table.oid, ())
-            result.loads.append(replace(load, emptied=True))
+            result.loads.append(replace(load, emptied=True, anew=True))
         elif policy is Policy.APPEND:
             result.loads.append(replace(load, upsert=True))
         elif rival is not None:
@@ -174,18 +185,43 @@ class _Arranger:
         else:
             result._occupied.append(table.name)
 
+    def _drop(self, load: Load, table: TargetTable) -> None:
+        self._result.dropped.append(table)
+        self._result.taken += self._rivals.get(table.oid, ())
+        self._result.loads.append(self._load(load.source, table.name, None))
+
+    def _is_to_be_remade(self, load: Load, claim: Claim) -> bool:
+        """It was made like the source's table, which has been altered since; and no row in it is somebody else's."""
+        table = load.table
+        if table is None or not claim.created or _fits(load) or not self._can_make_anew(load.source, table):
+            return False
+        return is_all_ours(self._connection, self._request.flow, claim, table)
+
     def _load(self, source: types.NamespaceDescription, target: TableName, table: TargetTable | None) -> Load:
         request = self._request
         if request.description.dialect == _DIALECT:
-            fit = fitting.fit(source, table, page_types=request.page_types, allow_lossy=request.allow_lossy)
+            fit = fitting.fit(
+                source,
+                table,
+                page_types=request.page_types,
+                allow_lossy=request.allow_lossy,
+                is_own=table is not None and self._claim(table) is not None,
+            )
         else:
             fit = fitting.fit_documents(request.page_types)
-        return Load(source=source, target=target, table=table, fit=fit)
+        return Load(source=source, target=target, table=table, fit=fit, anew=table is None)
 
     def _claim(self, table: TargetTable) -> Claim | None:
         """This flow's claim to the table, not to another one that had its name."""
         claim = self._claims.get(table.name.namespace)
         return claim if claim is not None and claim.relation == table.oid else None
+
+    def _filled(self, table: TargetTable) -> Claim | None:
+        """The claim to a table that this flow has filled; not after a crash that has emptied it and its ledger."""
+        claim = self._claim(table)
+        if claim is None or not table.unlogged or (claim.route or claim.namespace) in self._lasting:
+            return claim
+        return None
 
     def _filling(self, table: TargetTable) -> Rival | None:
         """Another flow that has claimed the table and not finished it, which is as good as rows."""
@@ -193,6 +229,12 @@ class _Arranger:
 
     def _can_make_anew(self, source: types.NamespaceDescription, table: TargetTable) -> bool:
         return self._can_create and source.namespace == table.name.namespace
+
+
+def _lasting(connection: Connection, flow: str) -> frozenset[str]:
+    """What of a flow's unlogged tables no crash of the server has emptied."""
+    rows = connection.execute("SELECT DISTINCT namespace FROM _dsync.ledger_unlogged WHERE flow = %s", [flow])
+    return frozenset(namespace for (namespace,) in rows)
 
 
 def _fits(load: Load) -> bool:

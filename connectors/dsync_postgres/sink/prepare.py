@@ -7,6 +7,9 @@ run. A dry run looks, tries and takes everything back.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from psycopg import sql
 
 from dsync.sdk import errors, failpoint, types
 from dsync_postgres.definition import Definition
@@ -24,7 +27,7 @@ from dsync_postgres.schema.steps import Statement
 from dsync_postgres.sink import batch, ledger
 from dsync_postgres.sink import fit as fitting
 from dsync_postgres.sink.aside import pending, set_aside
-from dsync_postgres.sink.claims import Claim, read_claims, save_claims
+from dsync_postgres.sink.claims import Claim, is_all_ours, read_claims, save_claims
 from dsync_postgres.sink.ledger import Connection
 from dsync_postgres.sink.loads import analyses, arrange, existing_findings
 from dsync_postgres.sink.removal import listed_names, plan_removal
@@ -38,6 +41,7 @@ _ABOUT_EXISTING = frozenset({"object-exists", "existing-table-kept"})
 # All flows of a database: of two that find one table empty the second has to see the first one's claim. And whoever
 # repeats a call that is still being carried out waits for its result.
 _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(7239041561442136)"
+_INSTEAD_AGAIN = "alter the tables at the sink as they were altered at the source"
 # A statement that holds a password in clear.
 _SECRET_KINDS = ("USER MAPPING", "SERVER", "FOREIGN DATA WRAPPER")
 
@@ -145,14 +149,7 @@ class _Outline:
         arrangement = arrange(connection, request, self._claims, has_ledger=has_ledger, can_create=can_create)
         arrangement.require()
         self.loads = arrangement.loads
-        self._taken = arrangement.taken
-        self.removal = plan_removal(
-            connection,
-            emptied=[load.table for load in self.loads if load.emptied and load.table is not None],
-            dropped=arrangement.dropped,
-            made_anew={TableName.parse(item.target) for item in request.mappings},
-        )
-        self.schema = self._plan_schema()
+        self._taken, self._remade = arrangement.taken, arrangement.remade
         existing = [load.table for load in self.loads if load.table is not None]
         roots = set(self._routes([table.name for table in existing]).values())
         self._asides = plan_asides(
@@ -162,6 +159,15 @@ class _Outline:
             own=[load.target for load in self.loads if load.created_before],
             may_drop_foreign_keys=options.allow_drop_foreign_keys,
         )
+        self.removal = plan_removal(
+            connection,
+            emptied=[load.table for load in self.loads if load.emptied and load.table is not None],
+            dropped=arrangement.dropped,
+            made_anew={TableName.parse(item.target) for item in request.mappings},
+            set_aside=[key for aside in self._asides.asides for key in aside.foreign_keys],
+            **({"instead": _INSTEAD_AGAIN} if arrangement.remade else {}),
+        )
+        self.schema = self._plan_schema()
         self.findings = tuple(self._findings())
 
     # ------------------------------------------------------------ the schema
@@ -221,6 +227,7 @@ class _Outline:
         """Do it, in the transaction that the caller has open."""
         connection, flow = self._connection, self._request.flow
         set_aside(connection, flow, self._asides.asides)
+        self._keep_rows_of_others()
         self.removal.carry_out(connection, as_replica=self._can_be_replica)
         take_over(connection, flow, self._request.run, self.removal.cleared, self._taken)
         refused: tuple[Finding, ...] = ()
@@ -228,6 +235,13 @@ class _Outline:
             refused = batch.run(connection, self.schema.pre_data, may_exist=self.has_claims)
         self._claim()
         return self.result(findings=(*self.findings, *refused))
+
+    def _keep_rows_of_others(self) -> None:
+        """What has come into a table since it was looked at is seen once nobody can write to it."""
+        for table in self._remade:
+            self._connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table.identifier))
+            if not is_all_ours(self._connection, self._request.flow, self._claims[table.name.namespace], table):
+                raise errors.ConflictError(f"making {table.name} anew: rows have come that are not this flow's")
 
     def _routes(self, names: Iterable[TableName]) -> dict[TableName, TableName]:
         encoding = _source_facts(self._definition).encoding if self._definition.facts else ""
@@ -280,6 +294,7 @@ class _Outline:
                     upsert=load.upsert,
                     existed=load.table is not None,
                     reason=load.fit.reason,
+                    anew=load.anew,
                 )
                 for load in self.loads
             ),
@@ -294,7 +309,9 @@ class _Outline:
         planned = self.schema.tables if self.schema is not None else frozenset()
         yield from (step.wire() for step in analyses(self.loads, planned))
         asides = {aside.step_id: aside for aside in (*self._still_aside, *self._asides.asides)}
-        yield from (aside.step() for aside in asides.values())
+        # A foreign key that is put back needs the key of a table that was made anew.
+        first = tuple(step.id for step in self.schema.post_data) if self.schema is not None and self._remade else ()
+        yield from (replace(aside.step(), depends_on=first) for aside in asides.values())
 
     def _ddl(self) -> Iterator[str]:
         for aside in self._asides.asides:

@@ -9,6 +9,7 @@ from psycopg import sql
 
 from dsync.sdk import errors
 from dsync_postgres.schema.names import TableName
+from dsync_postgres.sink.aside import DroppedForeignKey
 from dsync_postgres.sink.ledger import Connection
 from dsync_postgres.sink.targets import TargetTable
 
@@ -27,7 +28,14 @@ _DEPENDENTS = (
     _WITH_PARTS
     + """
 SELECT DISTINCT v.oid::int8, n.nspname::text, v.relname::text, v.relkind::text,
-       pg_describe_object(d.classid, d.objid, 0)
+       pg_describe_object(d.classid, d.objid, 0), (
+    WITH RECURSIVE up AS (
+        SELECT k.* FROM pg_constraint k WHERE d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
+      UNION ALL
+        SELECT k.* FROM up JOIN pg_constraint k ON k.oid = up.conparentid
+    )
+    SELECT ARRAY[kn.nspname, kc.relname, up.conname]::text[] FROM up JOIN pg_class kc ON kc.oid = up.conrelid
+    JOIN pg_namespace kn ON kn.oid = kc.relnamespace WHERE up.conparentid = 0 AND up.contype = 'f')
 FROM part JOIN pg_depend d ON (d.refclassid, d.refobjid) = (part.class, part.id) AND d.deptype = 'n'
 LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
 LEFT JOIN pg_class v ON v.oid = r.ev_class LEFT JOIN pg_namespace n ON n.oid = v.relnamespace
@@ -118,8 +126,12 @@ def plan_removal(
     emptied: Iterable[TargetTable],
     dropped: Iterable[TargetTable],
     made_anew: Collection[TableName],
+    set_aside: Collection[DroppedForeignKey] = (),
+    instead: str = "choose --on-existing truncate",
 ) -> Removal:
     """What goes with these tables; changes nothing. `made_anew` are the relations that the copy makes.
+
+    The foreign keys of `set_aside` are gone by then; `instead` is what else a person may do.
 
     Raises:
         RequestError: something that is no part of the copy stands on a table that is dropped, or refers to the rows
@@ -132,11 +144,11 @@ def plan_removal(
     tables = {table.oid: table.name for table in dropped}
     for oid, schema, name in connection.execute(_EMPTIED_ROOTS.encode(), {"oids": list(tables)}):
         tables[oid] = TableName(schema=schema, name=name)
-    views, others = _dependents(connection, list(tables), made_anew)
+    views, others = _dependents(connection, list(tables), made_anew, set_aside)
     if others:
         raise errors.RequestError(
             f"dropping {listed_names(sorted(tables.values()))}: {', '.join(others[:_MOST_NAMES])} of the sink depend "
-            "on them and are not made by the copy; drop them yourself, or choose --on-existing truncate"
+            f"on them and are not made by the copy; drop them yourself, or {instead}"
         )
     return Removal(
         emptied=emptied,
@@ -158,16 +170,22 @@ def _refuse_references(connection: Connection, emptied: tuple[TargetTable, ...])
 
 
 def _dependents(
-    connection: Connection, oids: list[int], made_anew: Collection[TableName]
+    connection: Connection,
+    oids: list[int],
+    made_anew: Collection[TableName],
+    set_aside: Collection[DroppedForeignKey] = (),
 ) -> tuple[dict[int, TableName], list[str]]:
     """Views of the copy that stand on these relations, directly or not, and descriptions of everything else."""
     views: dict[int, TableName] = {}
+    keys = {(key.table.schema, key.table.name, key.name) for key in set_aside}
     while True:
         others: list[str] = []
         found: dict[int, TableName] = {}
-        for oid, schema, name, kind, described in connection.execute(
+        for oid, schema, name, kind, described, key in connection.execute(
             _DEPENDENTS.encode(), {"oids": [*oids, *views]}
         ).fetchall():
+            if key is not None and tuple(key) in keys:
+                continue
             view = None if oid is None else TableName(schema=schema, name=name)
             if view is not None and kind in "vm" and view in made_anew:
                 found[oid] = view

@@ -31,7 +31,7 @@ def encode_prepared(prepared: types.Prepared) -> bytes:
         {
             "v": _VERSION,
             "namespaces": [
-                [n.source, n.target, int(n.page_type), list(n.columns), n.upsert, n.existed, n.reason]
+                [n.source, n.target, int(n.page_type), list(n.columns), n.upsert, n.existed, n.reason, n.anew]
                 for n in prepared.namespaces
             ],
             "steps": [
@@ -66,9 +66,10 @@ def decode_prepared(data: bytes) -> types.Prepared:
                     columns=tuple(columns),
                     upsert=upsert,
                     existed=existed,
+                    anew=anew,
                     reason=reason,
                 )
-                for source, target, page_type, columns, upsert, existed, reason in fields["namespaces"]
+                for source, target, page_type, columns, upsert, existed, reason, anew in fields["namespaces"]
             ),
             steps=tuple(
                 types.FinishStep(

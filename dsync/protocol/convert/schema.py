@@ -158,6 +158,7 @@ def _prepared_namespace_to_pb(namespace: t.PreparedNamespace) -> dsync.PreparedN
         columns=namespace.columns,
         upsert=namespace.upsert,
         existed=namespace.existed,
+        anew=namespace.anew,
         reason=namespace.reason,
     )
 
@@ -170,6 +171,7 @@ def _prepared_namespace_from_pb(message: dsync.PreparedNamespace) -> t.PreparedN
         columns=tuple(message.columns),
         upsert=message.upsert,
         existed=message.existed,
+        anew=message.anew,
         reason=message.reason,
     )
 

@@ -1277,6 +1277,7 @@ class PreparedNamespace(_message.Message):
     UPSERT_FIELD_NUMBER: _builtins.int
     EXISTED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ANEW_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     target: _builtins.str
     page_type: Global___PageType.ValueType
@@ -1285,6 +1286,10 @@ class PreparedNamespace(_message.Message):
     existed: _builtins.bool
     reason: _builtins.str
     """Why this page type."""
+    anew: _builtins.bool
+    """Nothing that an earlier run of the flow has loaded is there any more: the table is made in this run, or was made
+    again or emptied since. None of its rows may be carried over, and none has to be cleared.
+    """
     @_builtins.property
     def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The columns to read and write, in order."""
@@ -1299,10 +1304,11 @@ class PreparedNamespace(_message.Message):
         upsert: _builtins.bool = ...,
         existed: _builtins.bool = ...,
         reason: _builtins.str = ...,
+        anew: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "existed", b"existed", "page_type", b"page_type", "reason", b"reason", "source", b"source", "target", b"target", "upsert", b"upsert"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anew", b"anew", "columns", b"columns", "existed", b"existed", "page_type", b"page_type", "reason", b"reason", "source", b"source", "target", b"target", "upsert", b"upsert"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
