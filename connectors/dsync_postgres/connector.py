@@ -87,10 +87,21 @@ class PostgresConnector(Connector):
             transactional=True,
             checksum_dialect=DIALECT,
             schema_dialect=DIALECT,
+            row_filters=True,
         )
 
     async def open_session(self, request: types.SessionRequest) -> bytes:
-        """Take note of the flow; ends what an earlier life of it still runs, where asked."""
+        """Take note of the flow; ends what an earlier life of it still runs, where asked.
+
+        Raises:
+            RequestError: a row filter is not one condition on a table's own columns.
+        """
+        if request.row_filters:
+            # The parser takes longer to load than everything else.
+            from dsync_postgres.source.filters import read_filter
+
+            for namespace, condition in request.row_filters.items():
+                read_filter(namespace, condition)
         probe = self._sessions.configure(request)
         if request.end_orphans:
             await self._sessions.end_orphans()

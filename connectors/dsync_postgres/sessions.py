@@ -172,6 +172,12 @@ class Sessions:
         self.snapshot_name = ""
         """The exported snapshot that `reading` imports; empty: none, each reading takes its own."""
 
+    def filter_of(self, namespace: str) -> str:
+        """The condition that rows of this namespace have to meet, in brackets; empty where all do."""
+        condition = self.request.row_filters.get(namespace, "")
+        # A comment would end at the line's end.
+        return f"({condition}\n)" if condition else ""
+
     def configure(self, request: types.SessionRequest) -> bytes:
         """Take note of the flow; sessions opened from now on carry its name. Returns the page probe's content."""
         self.request = request

@@ -18,6 +18,7 @@ from dsync.plugins.registry import Registry
 from dsync.plugins.runtime import page_store, runtime_directory
 from dsync.plugins.supervision import PluginEvent
 from dsync.protocol.errors import DeadlineError, RequestError
+from dsync.protocol.namespaces import split_filters
 from dsync.protocol.page_store import PageStore
 from dsync.protocol.types import Role
 from dsync.sdk.redaction import Redactor
@@ -130,6 +131,7 @@ async def opening(
     """
     # Its patterns are read before anybody is started for them.
     _ = request.selection
+    split_filters(request.filters)
     with ExitStack() as stack:
         runtime = stack.enter_context(runtime_directory())
         pages = None

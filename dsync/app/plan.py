@@ -16,7 +16,7 @@ from dsync.app.requests import SyncRequest
 from dsync.app.standing import Standing
 from dsync.app.sync import spec_of
 from dsync.coordinator.ends import Agreement, negotiate, open_sessions
-from dsync.coordinator.plan import CopyPlan, Planner
+from dsync.coordinator.plan import CopyPlan, Planner, row_filters
 from dsync.coordinator.spec import FlowSpec
 from dsync.protocol.types import Finding, SessionRequest, Severity
 
@@ -136,6 +136,7 @@ async def planner_for(meeting: Meeting, spec: FlowSpec, *, flow: str = "") -> Pl
             parallel=spec.parallel,
             # A run of this very flow may be at work.
             end_orphans=False,
+            row_filters=await row_filters(meeting.source, spec.selection, spec.filters),
         ),
     )
     return Planner(source=meeting.source, sink=meeting.sink, spec=spec, agreement=agreement, flow=flow, run=run)

@@ -45,6 +45,8 @@ class EndsRequest:
     sink: str
     namespaces: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+    """`NS=CONDITION`: only the rows that meet it."""
     attach: Literal["process", "inline"] = "process"
     allow_plaintext: bool = False
 

@@ -15,7 +15,7 @@ from dsync.app.standing import FORGOTTEN, forgotten
 from dsync.coordinator.ends import negotiate, open_sessions
 from dsync.coordinator.events import CallRetried, Event, EventHandler, FindingReported, PhaseChanged, SinkPutBack
 from dsync.coordinator.journal import Journal
-from dsync.coordinator.plan import stop_at
+from dsync.coordinator.plan import row_filters, stop_at
 from dsync.coordinator.result import RunResult
 from dsync.coordinator.run import CopyRun
 from dsync.coordinator.spec import FlowSpec
@@ -72,6 +72,7 @@ def spec_of(request: SyncRequest, meeting: Meeting) -> FlowSpec:
         sink=meeting.sink_identity,
         namespaces=request.namespaces,
         exclude=request.exclude,
+        filters=request.filters,
         mode=request.mode,
         schema_mode=request.schema_mode,
         on_existing=request.on_existing,
@@ -148,6 +149,7 @@ async def _run(
             memory_bytes=spec.memory_limit,
             parallel=spec.parallel,
             end_orphans=True,
+            row_filters=await row_filters(meeting.source, spec.selection, spec.filters),
         ),
     )
     journal = Journal(store, flow.flow, run.run, on_repeat=lambda error: emit(_repeated(error)))

@@ -13,7 +13,7 @@ from dsync.app.ends import Meeting, meet
 from dsync.app.known import existing_store, find_known_flow
 from dsync.app.requests import VerifyRequest, default_parallel
 from dsync.coordinator.events import EventHandler
-from dsync.coordinator.plan import choose
+from dsync.coordinator.plan import choose, row_filters
 from dsync.protocol import namespaces
 from dsync.protocol.errors import RequestError
 from dsync.protocol.namespaces import Selection
@@ -32,6 +32,7 @@ class FlowEnds:
     names: Mapping[str, str]
     """Source namespace → target, as the flow has planned them; empty: it has no plan."""
     selection: Selection
+    filters: tuple[str, ...]
     run: RunRow | None
 
 
@@ -51,6 +52,7 @@ def ends_of_flow(state: str, reference: str, *, source: str = "", sink: str = ""
             sink=known.sink(sink),
             names={row.namespace: row.target for row in planned if row.sink == DEFAULT_SINK},
             selection=known.spec.selection,
+            filters=known.spec.filters,
             run=known.run,
         )
 
@@ -67,8 +69,11 @@ async def verify(request: VerifyRequest, emit: EventHandler, *, flow: FlowEnds |
             meeting.sink.check_same(flow.run.sink_ids.get(DEFAULT_SINK, ""))
         chosen = await _choose(meeting, request, flow)
         parallel = request.parallel or default_parallel()
-        for end in (meeting.source, meeting.sink):
-            await end.open_session(SessionRequest(role=end.role, parallel=parallel))
+        asked = request.filters or (flow.filters if flow is not None else ())
+        selection = request.selection if flow is None or not flow.names else flow.selection
+        filters = await row_filters(meeting.source, selection, asked)
+        for end, own in ((meeting.source, filters), (meeting.sink, {})):
+            await end.open_session(SessionRequest(role=end.role, parallel=parallel, row_filters=own))
         with Store.open(request.state or None) as store:
             return await compare(
                 meeting.source.connector,
@@ -80,7 +85,7 @@ async def verify(request: VerifyRequest, emit: EventHandler, *, flow: FlowEnds |
                     show_values=request.show_values,
                     parallel=parallel,
                 ),
-                progress=StoredProgress(store, pair=_pair(meeting), variant=f"max-diffs={request.max_diffs}"),
+                progress=StoredProgress(store, pair=_pair(meeting), variant=_variant(request, filters)),
                 emit=emit,
             )
 
@@ -115,6 +120,12 @@ async def _choose(meeting: Meeting, request: VerifyRequest, flow: FlowEnds | Non
         raise RequestError(f"{source.info.db_type} cannot list its namespaces: name them with -n")
     plan = await source.connector.generate_plan(PlanRequest(namespaces=()))
     return selection.of(list(dict.fromkeys(partition.namespace for partition in plan.partitions)))
+
+
+def _variant(request: VerifyRequest, filters: Mapping[str, str]) -> str:
+    """What else the result of a range depends on."""
+    condition = f" filters={json.dumps(filters, sort_keys=True)}" if filters else ""
+    return f"max-diffs={request.max_diffs}{condition}"
 
 
 def _pair(meeting: Meeting) -> str:

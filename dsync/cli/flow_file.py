@@ -102,6 +102,10 @@ class FlowFile(BaseModel):
         ),
     ] = ()
     exclude: Annotated[Texts, Field(description="Patterns of what is left out.")] = ()
+    filters: Annotated[
+        Texts,
+        Field(alias="filter", description="NS=SQL: only the rows that meet the condition, as in orders=total > 100."),
+    ] = ()
     mode: Annotated[Literal["copy", "full", "stream"] | None, Field(description="What to do.")] = None
     again: Annotated[bool, Field(description="Start a new run over a finished one.")] = False
     flow: Annotated[str | None, Field(description="The flow's name.")] = None

@@ -39,7 +39,7 @@ _ENDPOINTS = ("source", "sink")
 _OF_THE_KEY = ("title", "description", "default")
 _KEYWORDS = {"ge": "minimum", "le": "maximum"}
 """What pydantic calls a limit that it cannot tell the type of, as it is the case behind a validator of ours."""
-_LISTS = {"namespace": "namespaces", "exclude": "", "rate-limit": ""}
+_LISTS = {"namespace": "namespaces", "exclude": "", "filter": "", "rate-limit": ""}
 """A list that may also be one text; and its other name, if it has one."""
 
 

@@ -138,6 +138,13 @@ def ends_options() -> Callable[[Any], Any]:
             multiple=True,
             help="Leave this table or pattern out, of all or of what -n names. Repeatable.",
         ),
+        click.option(
+            "--filter",
+            "filters",
+            metavar="NS=SQL",
+            multiple=True,
+            help='Only the rows of a table or pattern that meet a condition, as in "orders=total > 100". Repeatable.',
+        ),
         attach_options(),
     )
 
@@ -293,6 +300,7 @@ def sync_request(options: Mapping[str, Any], *, source: str, sink: str, verify: 
         sink=sink,
         namespaces=tuple(options["namespace"]),
         exclude=tuple(options["exclude"]),
+        filters=tuple(options["filters"]),
         attach=options["attach"],
         allow_plaintext=options["allow_plaintext"],
         again=options.get("again", False),

@@ -157,7 +157,15 @@ async def open_sessions(
         token = secrets.token_bytes(16)
         request = replace(request, page_directory=str(pages.directory), page_probe=pages.write_probe(token))
     seen = [
-        await end.open_session(replace(request, role=end.role, max_message_bytes=agreement.max_page_bytes))
+        await end.open_session(
+            replace(
+                request,
+                role=end.role,
+                max_message_bytes=agreement.max_page_bytes,
+                # What arrives is what has met them already.
+                row_filters=request.row_filters if end is source else {},
+            )
+        )
         for end in (source, sink)
     ]
     return replace(agreement, by_reference=bool(token) and all(content == token for content in seen))

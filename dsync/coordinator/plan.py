@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from dsync.coordinator.ends import Agreement, End
 from dsync.coordinator.spec import FlowSpec
 from dsync.protocol import namespaces
-from dsync.protocol.errors import PermanentError, RequestError
+from dsync.protocol.errors import PermanentError, RequestError, UnsupportedError
 from dsync.protocol.namespaces import Selection
 from dsync.protocol.types import (
     CheckRequest,
@@ -170,6 +170,11 @@ class Planner:
             )
         )
 
+    def _estimate(self, item: NamespaceDescription, partitions: Sequence[Partition]) -> int:
+        planned = sum(partition.estimated_count for partition in partitions)
+        # A description knows nothing of filters.
+        return planned if self.spec.filters else item.estimated_rows or planned
+
     def _assemble(
         self,
         plan: Plan,
@@ -196,7 +201,7 @@ class Planner:
                     columns=load.columns,
                     upsert=load.upsert,
                     existed=load.existed,
-                    estimated_rows=item.estimated_rows or sum(p.estimated_count for p in partitions[item.namespace]),
+                    estimated_rows=self._estimate(item, partitions[item.namespace]),
                     size_bytes=item.size_bytes,
                     reason=load.reason,
                 )
@@ -239,3 +244,33 @@ async def selected(source: End, selection: Selection) -> tuple[str, ...]:
     if selection == Selection() or not source.serves("SchemaService"):
         return ()
     return tuple(choose(await source.connector.describe(DescribeRequest()), selection))
+
+
+async def row_filters(source: End, selection: Selection, filters: Sequence[str]) -> dict[str, str]:
+    """Conditions by namespace, of all those that the patterns before them mean.
+
+    Raises:
+        UnsupportedError: the source cannot filter rows.
+        RequestError: a pattern means nothing that is selected, or two mean one namespace.
+    """
+    asked = namespaces.split_filters(filters)
+    if not asked:
+        return {}
+    if not source.extensions.row_filters:
+        raise UnsupportedError(
+            f"{source.info.db_type} cannot filter rows; leave out --filter, or exclude the namespace"
+        )
+    description = await source.connector.describe(DescribeRequest())
+    chosen = choose(description, selection)
+    parents = {item.namespace: item.parent for item in description.namespaces if item.parent}
+    rowless = {item.namespace for item in description.namespaces if item.rowless}
+    found: dict[str, str] = {}
+    for pattern, condition in asked:
+        meant = [name for name in chosen if pattern.matches_any(namespaces.lineage(name, parents))]
+        if not meant:
+            raise RequestError(f"filter {pattern.text!r} matches nothing that is copied; `dsync plan` lists what is")
+        for name in meant:
+            if name in found and name not in rowless:
+                raise RequestError(f"{name} has two filters; join them with AND into one")
+            found[name] = condition
+    return {name: condition for name, condition in found.items() if name not in rowless}

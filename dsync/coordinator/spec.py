@@ -44,6 +44,8 @@ class FlowSpec(BaseModel):
     """`NS[:TO]` patterns; none means every namespace."""
     exclude: tuple[str, ...] = ()
     """Patterns of what is left out of those."""
+    filters: tuple[str, ...] = ()
+    """`NS=CONDITION`: only the rows that meet it, in the source's own language."""
     mode: Literal["copy"] = "copy"
     schema_mode: Literal["copy", "none"] = "copy"
     on_existing: Literal["error", "resume", "append", "truncate", "drop"] | None = None
@@ -88,6 +90,8 @@ class FlowSpec(BaseModel):
         if self.exclude:
             # Only then: a flow keeps the fingerprint that it had before there were excludes.
             parts["exclude"] = sorted(self.exclude)
+        if self.filters:
+            parts["filters"] = sorted(self.filters)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     @property

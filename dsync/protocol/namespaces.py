@@ -16,6 +16,7 @@ from functools import cached_property
 from dsync.protocol.errors import RequestError
 
 _PLAIN = re.compile(r"[^\W\d][\w$]*\Z")
+_FILTER = re.compile(r'(?P<name>(?:"(?:[^"]|"")*"|[^"=])+)=(?P<condition>.*)', re.DOTALL)
 _TOKEN = re.compile(r'"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^".:]+)')
 
 
@@ -89,6 +90,10 @@ class Pattern:
         if len(globs) > len(parts):
             return False
         return all(glob.fullmatch(part) for glob, part in zip(globs, parts[len(parts) - len(globs) :], strict=True))
+
+    def matches_any(self, namespaces: Iterable[str]) -> bool:
+        """One of them: a namespace and what it is a partition of."""
+        return any(self.matches(name) for name in namespaces)
 
     def rename(self, namespace: str) -> str:
         """The name at the sink: leading parts that TO does not give are kept."""
@@ -182,13 +187,13 @@ def select(
             )
     chosen: dict[str, str] = {}
     for name in namespaces:
-        lineage = _lineage(name, parents or {})
-        if any(pattern.matches(each) for pattern in unwanted for each in lineage):
+        names = lineage(name, parents or {})
+        if any(pattern.matches_any(names) for pattern in unwanted):
             continue
         first = next((pattern for pattern in wanted if pattern.matches(name)), None)
         if first is not None:
             chosen[name] = first.rename(name)
-        elif not wanted or any(pattern.matches(each) for pattern in wanted for each in lineage):
+        elif not wanted or any(pattern.matches_any(names) for pattern in wanted):
             chosen[name] = name
     if unwanted and not chosen:
         raise RequestError("every namespace that is selected is excluded too; leave out less")
@@ -196,12 +201,30 @@ def select(
     return chosen
 
 
-def _lineage(name: str, parents: Mapping[str, str]) -> list[str]:
+def split_filters(texts: Sequence[str]) -> list[tuple[Pattern, str]]:
+    """`NS=CONDITION` as pattern and condition; an equals sign inside of quotes belongs to the name.
+
+    Raises:
+        RequestError: one of them is not written so.
+    """
+    found = []
+    for text in texts:
+        match = _FILTER.fullmatch(text)
+        if match is None or not match["condition"].strip():
+            raise RequestError(f'filter {text!r}: write it as NS=CONDITION, as in "public.orders=total > 100"')
+        pattern = Pattern(match["name"].strip())
+        if pattern.target:
+            raise RequestError(f"filter {pattern.text!r}: give the name at the source alone; -n maps names")
+        found.append((pattern, match["condition"].strip()))
+    return found
+
+
+def lineage(name: str, parents: Mapping[str, str]) -> list[str]:
     """A namespace, what it is a partition of, and so on upwards."""
-    lineage = [name]
-    while (parent := parents.get(lineage[-1])) and parent not in lineage:
-        lineage.append(parent)
-    return lineage
+    names = [name]
+    while (parent := parents.get(names[-1])) and parent not in names:
+        names.append(parent)
+    return names
 
 
 def _refuse_collisions(chosen: dict[str, str]) -> None:

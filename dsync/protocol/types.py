@@ -7,7 +7,7 @@ They mirror `proto/adiom/v1` and `proto/dsync/v1` field for field; the conversio
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -100,6 +100,8 @@ class Extensions:
     transactional: bool = False
     checksum_dialect: str = ""
     schema_dialect: str = ""
+    row_filters: bool = False
+    """As a source it reads the rows that a condition names and no others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,8 @@ class SessionRequest:
     parallel: int = 2
     end_orphans: bool = False
     """End what an earlier life of this flow still runs at the server."""
+    row_filters: Mapping[str, str] = field(default_factory=dict)
+    """Conditions by namespace, in the source's own language: pages, counts and checksums are of what meets them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ class Checksums:
     def __init__(self, sessions: Sessions) -> None:
         """Use these sessions; nothing is contacted yet."""
         self._sessions = sessions
-        self._relations: dict[str, Relation] = {}
+        self._is_parent: dict[str, bool] = {}
         self._hashes_as_known: bool | None = None
 
     async def plan_ranges(self, namespace: str, key: Sequence[str], rows_per_range: int) -> list[types.KeyRange]:
@@ -117,12 +117,14 @@ class Checksums:
 
     def _relation(self, connection: Connection, namespace: str) -> Relation:
         """What kind of relation it is; remembered, since that never changes for a name that stays."""
-        if namespace not in self._relations:
-            table = TableName.parse(namespace)
-            self._relations[namespace] = Relation(
-                table=table, is_parent=find_relation(connection, table, "looking up").kind == "p"
-            )
-        return self._relations[namespace]
+        table = TableName.parse(namespace)
+        if namespace not in self._is_parent:
+            self._is_parent[namespace] = find_relation(connection, table, "looking up").kind == "p"
+        return Relation(
+            table=table,
+            is_parent=self._is_parent[namespace],
+            condition=self._sessions.filter_of(namespace),
+        )
 
     def _sum(self, connection: Connection, request: types.ChecksumRequest) -> list[types.Bucket]:
         rows = self._hashed_rows(connection, request)
@@ -196,9 +198,10 @@ def _hash_bytes(high: int, low: int) -> bytes:
 def _read_rows(connection: Connection, relation: Relation, request: types.RowsRequest) -> list[types.TextRow]:
     """Through COPY, which hands out one row at a time and each value as the type itself writes it."""
     columns = sql.SQL(", ").join(map(sql.Identifier, (*request.key, *request.columns)))
-    query = sql.SQL("COPY (SELECT {} FROM {} WHERE {} AND {}) TO STDOUT").format(
+    query = sql.SQL("COPY (SELECT {} FROM {} WHERE {} AND {} AND {}) TO STDOUT").format(
         columns,
         relation.from_item,
+        relation.kept,
         key_equals(_key_types(connection, relation, request.key), request.keys),
         _changed_since(connection, request.changed_since) if request.changed_since else sql.SQL("true"),
     )

@@ -38,6 +38,8 @@ class Relation:
     table: TableName
     is_parent: bool = False
     """Partitioned: it has no rows of its own, so asking for it means its partitions'."""
+    condition: str = ""
+    """Rows that do not meet it do not exist, in brackets; empty: all do."""
 
     @property
     def from_item(self) -> sql.Composed:
@@ -47,6 +49,11 @@ class Relation:
         """
         only = sql.SQL("") if self.is_parent else sql.SQL("ONLY ")
         return sql.SQL('{}{} AS "dsync row"').format(only, self.table.identifier)
+
+    @property
+    def kept(self) -> sql.Composable:
+        """The condition of the rows that exist."""
+        return sql.SQL(self.condition or "true")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,10 +206,11 @@ class HashedRows:
         if with_key:
             pairs = zip(request.key, _key_names(request.key), strict=True)
             others += [sql.SQL("{} AS {}").format(sql.Identifier(column), name) for column, name in pairs]
-        return sql.SQL("(SELECT {} AS t{} FROM {} WHERE {} AND {} OFFSET 0)").format(
+        return sql.SQL("(SELECT {} AS t{} FROM {} WHERE {} AND {} AND {} OFFSET 0)").format(
             self.hashing.digest(row_text(request.columns)),
             _listed(others),
             self.relation.from_item,
+            self.relation.kept,
             in_range(request.key, request.range),
             in_buckets(bucket, request.only_buckets) if is_bucketed else sql.SQL("true"),
         )

@@ -75,7 +75,40 @@ async def check_source(
         found += [choice.finding] if choice.finding is not None else []
     elif request.peer_db_type:
         found += _document_findings(chosen, facts, request.peer_db_type)
+    if sessions.request.row_filters:
+        found += await sessions.run(
+            "checking the row filters",
+            lambda connection: _filter_findings(connection, sessions.request.row_filters, chosen),
+        )
     return tuple(found)
+
+
+def _filter_findings(
+    connection: Connection, filters: Mapping[str, str], chosen: list[TableFacts]
+) -> list[types.Finding]:
+    """Foreign keys onto rows that stay behind cannot be made once the referring rows have arrived."""
+    names = {table.name for table in chosen}
+    rows = connection.execute(
+        "SELECT k.conname::text, n.nspname::text, c.relname::text, rn.nspname::text, r.relname::text"
+        " FROM pg_constraint k"
+        " JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace"
+        " WHERE k.contype = 'f' AND k.conparentid = 0 ORDER BY 2, 3, 1"
+    ).fetchall()
+    found = []
+    for key, schema, table, other_schema, other_table in rows:
+        referring, referred = TableName(schema, table), TableName(other_schema, other_table)
+        if referring in names and referred.namespace in filters:
+            found.append(
+                warn(
+                    "filter-and-foreign-key",
+                    referring.namespace,
+                    f"foreign key {key} refers to {referred}, of which a filter keeps rows back; where it refers to "
+                    "one of them the key cannot be made, and the run ends incomplete",
+                    f"filter {referring} as well, so that its rows go with those they refer to",
+                )
+            )
+    return found
 
 
 def _look(connection: Connection) -> _Facts:

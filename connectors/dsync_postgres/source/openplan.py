@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dsync.sdk import errors, types
 from dsync_postgres.documents import RowEncoder, TypeBook
@@ -75,6 +75,7 @@ async def open_plan(sessions: Sessions, names: list[TableName], described: Holde
         try:
             tables = await look(sessions, holder.snapshot, names)
             require_readable(names, tables)
+            tables = await _with_filters(sessions, holder.snapshot, tables)
             if before is not None:
                 _require_same_columns(before, tables)
             if all(_is_as_seen(table) for table in tables.values()):
@@ -102,6 +103,34 @@ async def look(sessions: Sessions, snapshot: Snapshot, names: list[TableName]) -
             connection.rollback()
 
     return await sessions.run("looking at the tables to be read", work)
+
+
+async def _with_filters(
+    sessions: Sessions, snapshot: Snapshot, tables: dict[TableName, PlannedTable]
+) -> dict[TableName, PlannedTable]:
+    """Try what rows have to meet, and expect fewer of them.
+
+    Raises:
+        RequestError: the server cannot read a condition, or it is not the same at every time.
+    """
+    filters = {name: text for name in tables if (text := sessions.request.row_filters.get(name.namespace, ""))}
+    if not filters:
+        return tables
+    # Only here, since the parser takes long to load.
+    from dsync_postgres.source.filters import try_filters
+
+    def work(connection: Connection) -> dict[TableName, int]:
+        begin_reading(connection, snapshot.name)
+        try:
+            return try_filters(connection, filters)
+        finally:
+            connection.rollback()
+
+    expected = await sessions.run("trying the row filters", work)
+    return {
+        name: replace(table, estimated_rows=expected[name]) if name in expected else table
+        for name, table in tables.items()
+    }
 
 
 def require_readable(names: Iterable[TableName], tables: Mapping[TableName, PlannedTable]) -> None:

@@ -21,7 +21,7 @@ from dsync_postgres.sessions import Connection, begin_reading, snapshot_lost
 from dsync_postgres.source.copyout import HEADER_BYTES, CopyResult, columns_of, run_copy, values
 from dsync_postgres.source.cursors import PageCursor, PartitionCursor, Tid
 from dsync_postgres.source.planned import PlannedTable
-from dsync_postgres.source.reader import Limits, TableReader, between
+from dsync_postgres.source.reader import Limits, TableReader
 
 _MOST_BLOCKS = 512
 # Rows in the order of their place, one process, no plan that costs more to make than to run.
@@ -166,7 +166,8 @@ class PageRead:
         more = "false"
         if end is not None:
             limit = "" if self._end is None else f" AND ctid < '({self._end[0]},{self._end[1]})'::tid"
-            more = f"EXISTS (SELECT {self._reader.source} WHERE ctid >= '({end[0]},{end[1]})'::tid{limit})"
+            after = self._reader.kept(f"ctid >= '({end[0]},{end[1]})'::tid{limit}")
+            more = f"EXISTS (SELECT {self._reader.source} WHERE {after})"
         return f"SELECT pg_relation_filenode({self._table.oid}::oid), {more}".encode()
 
     def _checked(self, result: CopyResult, end: Tid | None) -> _Copied:
@@ -202,7 +203,7 @@ class PageRead:
             f" SELECT ctid, total, n > 1 AND total > {target} AS is_over FROM ("
             "  SELECT ctid, sum(likely) OVER w AS total, row_number() OVER w AS n FROM ("
             f"   SELECT ctid, {self._reader.likely_bytes} AS likely {self._reader.source}"
-            f"   WHERE {between(cursor.start, end)}) sized"
+            f"   WHERE {self._reader.within(cursor.start, end)}) sized"
             "  WINDOW w AS (ORDER BY ctid ROWS UNBOUNDED PRECEDING)) summed) marked"
         )
         place, likely_bytes = rows[0]
@@ -211,25 +212,30 @@ class PageRead:
     def _place_after(self, start: Tid, end: Tid | None, rows: int) -> Tid | None:
         """The place of the row that follows the first so many; None: there is none."""
         found = self._query(
-            f"SELECT place::text FROM (SELECT ctid AS place {self._reader.source} WHERE {between(start, end)}) places"
+            f"SELECT place::text FROM (SELECT ctid AS place {self._reader.source}"
+            f" WHERE {self._reader.within(start, end)}) places"
             f" ORDER BY places.place OFFSET {rows} LIMIT 1"
         )
         return _tid(found[0][0]) if found else None
 
     def _first_place(self, start: Tid, end: Tid | None) -> Tid:
-        return _tid(self._query(f"SELECT min(ctid)::text {self._reader.source} WHERE {between(start, end)}")[0][0])
+        return _tid(
+            self._query(f"SELECT min(ctid)::text {self._reader.source} WHERE {self._reader.within(start, end)}")[0][0]
+        )
 
     def _first_giant(self, start: Tid, end: Tid | None) -> Tid:
         """The first row that may be over the limit."""
         return _tid(
             self._query(
                 f"SELECT min(ctid)::text {self._reader.source}"
-                f" WHERE {between(start, end)} AND {self._reader.most_bytes} > {self._limits.max_bytes}"
+                f" WHERE {self._reader.within(start, end)} AND {self._reader.most_bytes} > {self._limits.max_bytes}"
             )[0][0]
         )
 
     def _has_rows(self, start: Tid, end: Tid) -> bool:
-        return bool(self._query(f"SELECT EXISTS (SELECT {self._reader.source} WHERE {between(start, end)})")[0][0])
+        return bool(
+            self._query(f"SELECT EXISTS (SELECT {self._reader.source} WHERE {self._reader.within(start, end)})")[0][0]
+        )
 
     def _require_fit(self, place: Tid) -> None:
         """Measure one row at the server.

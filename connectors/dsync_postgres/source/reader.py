@@ -45,11 +45,21 @@ class TableReader:
     """ctid comes before the columns."""
     as_text: frozenset[str] = frozenset()
     """Columns of a binary COPY whose values come as the text that their type's output function makes."""
+    condition: str = ""
+    """Rows that do not meet it do not exist for the reader; in brackets."""
 
     @cached_property
     def source(self) -> str:
         """The table in SQL; without ONLY a parent gives its children's rows too."""
         return f"FROM ONLY {self.table.name.identifier.as_string(None)}"
+
+    def within(self, start: Tid, end: Tid | None) -> str:
+        """The condition of a range: place, and what rows have to meet."""
+        return self.kept(between(start, end))
+
+    def kept(self, where: str) -> str:
+        """That condition, for rows that exist for the reader."""
+        return f"{where} AND {self.condition}" if self.condition else where
 
     @cached_property
     def _list(self) -> str:
@@ -81,7 +91,7 @@ class TableReader:
 
     def copy(self, start: Tid, end: Tid | None, *, guard_bytes: int = 0) -> bytes:
         """The COPY of a range; with a guard it fails with division_by_zero before a row that might weigh more."""
-        where = between(start, end)
+        where = self.within(start, end)
         if guard_bytes:
             # A CASE, for the order of evaluation; not a plain 1 / 0, which planning would already fail on.
             where += (

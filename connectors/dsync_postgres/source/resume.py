@@ -20,7 +20,7 @@ from dsync_postgres.sessions import Connection, Sessions, begin_reading
 from dsync_postgres.source.cursors import PageCursor, PartitionCursor, Tid
 from dsync_postgres.source.openplan import OpenPlan
 from dsync_postgres.source.planned import PlannedTable
-from dsync_postgres.source.reader import TableReader, between
+from dsync_postgres.source.reader import TableReader
 from dsync_postgres.source.snapshots import Snapshot
 
 # Rows carry the low 32 bits of their transaction's id: over more transactions than that they say nothing.
@@ -106,7 +106,7 @@ class Judge:
     def _recount(
         self, connection: Connection, table: PlannedTable, ranges: Sequence[tuple[Tid, Tid | None, int]]
     ) -> str:
-        source = TableReader(table=table, columns=()).source
+        reader = TableReader(table=table, columns=(), condition=self.sessions.filter_of(table.name.namespace))
         later_rows = written_between(self.old.xmin, self.new.snapshot.xmax)
         with translating(f"recounting {table.name}"):
             begin_reading(connection, self.new.snapshot.name)
@@ -115,8 +115,8 @@ class Judge:
                 connection.execute("SET LOCAL enable_tidscan = on")
                 for start, end, rows in ranges:
                     row = connection.execute(
-                        f"SELECT count(*), count(*) FILTER (WHERE {later_rows}) {source}"
-                        f" WHERE {between(start, end)}".encode()
+                        f"SELECT count(*), count(*) FILTER (WHERE {later_rows}) {reader.source}"
+                        f" WHERE {reader.within(start, end)}".encode()
                     ).fetchone()
                     assert row is not None, "an aggregate gives one row"
                     found, later = row

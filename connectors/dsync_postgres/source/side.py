@@ -173,7 +173,7 @@ class SourceSide:
         operation = f"reading {table.name}"
         if request.type in _COPY_TYPES:
             is_binary = request.type is types.PageType.PG_COPY_BINARY
-            reader = _reader(plan, table, request.columns, is_binary=is_binary)
+            reader = self._reader(plan, table, request.columns, is_binary=is_binary)
             limits = self._limits(request)
 
             def work(connection: Connection) -> types.Page:
@@ -183,7 +183,7 @@ class SourceSide:
         if request.type is not types.PageType.BSON:
             raise errors.UnsupportedError(f"{operation}: pages come as PG_COPY or BSON, not as {request.type.name}")
         encoder = await self._encoder(plan, table, request.columns)
-        reader = _reader(
+        reader = self._reader(
             plan,
             table,
             request.columns,
@@ -235,6 +235,28 @@ class SourceSide:
                 )
             plan.encoders[key] = RowEncoder([by_name[column.name] for column in chosen], plan.book)
         return plan.encoders[key]
+
+    def _reader(
+        self,
+        plan: OpenPlan,
+        table: PlannedTable,
+        columns: Sequence[str],
+        *,
+        is_binary: bool,
+        with_place: bool = False,
+        as_text: frozenset[str] = frozenset(),
+    ) -> TableReader:
+        key = (table.oid, tuple(columns), is_binary, with_place, as_text)
+        if key not in plan.readers:
+            plan.readers[key] = TableReader(
+                table=table,
+                columns=tuple(table.choose(columns)),
+                is_binary=is_binary,
+                with_place=with_place,
+                as_text=as_text,
+                condition=self._sessions.filter_of(table.name.namespace),
+            )
+        return plan.readers[key]
 
     def _limits(self, request: types.ReadRequest) -> Limits:
         agreed = self._sessions.request
@@ -306,8 +328,10 @@ class SourceSide:
         def work(connection: Connection) -> int:
             # A partitioned table's rows are its partitions', a parent's are its own.
             only = "ONLY " if find_relation(connection, name, "counting").kind == "r" else ""
+            condition = self._sessions.filter_of(namespace)
+            where = f" WHERE {condition}" if condition else ""
             row = connection.execute(
-                f"SELECT count(*) FROM {only}{name.identifier.as_string(None)}".encode()
+                f"SELECT count(*) FROM {only}{name.identifier.as_string(None)}{where}".encode()
             ).fetchone()
             assert row is not None, "an aggregate gives one row"
             return int(row[0])
@@ -335,24 +359,3 @@ def _table_of(plan: OpenPlan, partition: PartitionCursor, namespace: str) -> Pla
     if (table.filenode, table.fingerprint) != (partition.filenode, partition.columns):
         raise changed(table, "it was rewritten or altered")
     return table
-
-
-def _reader(
-    plan: OpenPlan,
-    table: PlannedTable,
-    columns: Sequence[str],
-    *,
-    is_binary: bool,
-    with_place: bool = False,
-    as_text: frozenset[str] = frozenset(),
-) -> TableReader:
-    key = (table.oid, tuple(columns), is_binary, with_place, as_text)
-    if key not in plan.readers:
-        plan.readers[key] = TableReader(
-            table=table,
-            columns=tuple(table.choose(columns)),
-            is_binary=is_binary,
-            with_place=with_place,
-            as_text=as_text,
-        )
-    return plan.readers[key]

@@ -69,6 +69,7 @@ def verify(ctx: click.Context, /, ends: tuple[str, ...], **options: Any) -> Answ
         sink=sink,
         namespaces=tuple(options["namespace"]),
         exclude=tuple(options["exclude"]),
+        filters=tuple(options["filters"]),
         attach=options["attach"],
         allow_plaintext=options["allow_plaintext"],
         quick=options["quick"],

@@ -75,6 +75,7 @@ def extensions_to_pb(extensions: t.Extensions) -> dsync.GetExtensionsResponse:
         transactional=extensions.transactional,
         checksum_dialect=extensions.checksum_dialect,
         schema_dialect=extensions.schema_dialect,
+        row_filters=extensions.row_filters,
     )
 
 
@@ -88,6 +89,7 @@ def extensions_from_pb(message: dsync.GetExtensionsResponse) -> t.Extensions:
         transactional=message.transactional,
         checksum_dialect=message.checksum_dialect,
         schema_dialect=message.schema_dialect,
+        row_filters=message.row_filters,
     )
 
 
@@ -103,6 +105,7 @@ def session_to_pb(request: t.SessionRequest) -> dsync.OpenSessionRequest:
         memory_bytes=request.memory_bytes,
         parallel=request.parallel,
         end_orphans=request.end_orphans,
+        row_filters=dict(request.row_filters),
     )
 
 
@@ -118,6 +121,7 @@ def session_from_pb(message: dsync.OpenSessionRequest) -> t.SessionRequest:
         memory_bytes=message.memory_bytes,
         parallel=message.parallel,
         end_orphans=message.end_orphans,
+        row_filters=dict(message.row_filters),
     )
 
 

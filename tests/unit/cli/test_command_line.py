@@ -15,7 +15,6 @@ from dsync.cli.root import COMMANDS
 from tests.unit.cli.running import run_here
 
 LATER_FLAGS = (
-    "--filter=a=b",
     "--also=null://",
     "--transform=mapping:x",
     "--until-caught-up",

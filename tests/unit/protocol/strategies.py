@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import types as builtin_types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -67,6 +67,9 @@ def _any(hint: Any, page_types: st.SearchStrategy[t.PageType] | None) -> st.Sear
     if origin in (tuple, frozenset):
         items = st.lists(_any(arguments[0], page_types), max_size=3)
         return items.map(frozenset) if origin is frozenset else items.map(tuple)
+    if origin is not None and issubclass(origin, Mapping):
+        key, value = (_any(argument, page_types) for argument in arguments)
+        return st.dictionaries(key, value, max_size=3)
     if origin is not None and issubclass(origin, Sequence):
         return st.lists(_any(arguments[0], page_types), max_size=3)
     if dataclasses.is_dataclass(hint):

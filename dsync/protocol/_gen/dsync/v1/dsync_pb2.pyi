@@ -192,6 +192,7 @@ class GetExtensionsResponse(_message.Message):
     TRANSACTIONAL_FIELD_NUMBER: _builtins.int
     CHECKSUM_DIALECT_FIELD_NUMBER: _builtins.int
     SCHEMA_DIALECT_FIELD_NUMBER: _builtins.int
+    ROW_FILTERS_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """The largest message it takes or sends. 0: 4 MiB, the gRPC default."""
     page_refs: _builtins.bool
@@ -202,6 +203,8 @@ class GetExtensionsResponse(_message.Message):
     """Checksums of two endpoints with equal dialects can be compared."""
     schema_dialect: _builtins.str
     """Definitions (SchemaDescription.definition) of this dialect are understood."""
+    row_filters: _builtins.bool
+    """As a source it reads the rows that a condition names and no others."""
     @_builtins.property
     def read_types(self) -> _containers.RepeatedScalarFieldContainer[Global___PageType.ValueType]:
         """Page types it reads (as a source) and writes (as a sink), cheapest first."""
@@ -223,10 +226,11 @@ class GetExtensionsResponse(_message.Message):
         transactional: _builtins.bool = ...,
         checksum_dialect: _builtins.str = ...,
         schema_dialect: _builtins.str = ...,
+        row_filters: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum_dialect", b"checksum_dialect", "max_message_bytes", b"max_message_bytes", "page_refs", b"page_refs", "read_types", b"read_types", "schema_dialect", b"schema_dialect", "services", b"services", "transactional", b"transactional", "write_types", b"write_types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum_dialect", b"checksum_dialect", "max_message_bytes", b"max_message_bytes", "page_refs", b"page_refs", "read_types", b"read_types", "row_filters", b"row_filters", "schema_dialect", b"schema_dialect", "services", b"services", "transactional", b"transactional", "write_types", b"write_types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -235,6 +239,26 @@ Global___GetExtensionsResponse: _TypeAlias = GetExtensionsResponse  # noqa: Y015
 @_typing.final
 class OpenSessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RowFiltersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     FLOW_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
@@ -246,6 +270,7 @@ class OpenSessionRequest(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PARALLEL_FIELD_NUMBER: _builtins.int
     END_ORPHANS_FIELD_NUMBER: _builtins.int
+    ROW_FILTERS_FIELD_NUMBER: _builtins.int
     flow: _builtins.str
     run: _builtins.str
     role: Global___Role.ValueType
@@ -261,6 +286,12 @@ class OpenSessionRequest(_message.Message):
     parallel: _builtins.int
     end_orphans: _builtins.bool
     """End what an earlier life of this flow still runs at the server."""
+    @_builtins.property
+    def row_filters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Conditions by namespace, in the source's own language: pages, counts and
+        checksums are of the rows that meet them. Only to a source that declares it.
+        """
+
     def __init__(
         self,
         *,
@@ -274,10 +305,11 @@ class OpenSessionRequest(_message.Message):
         memory_bytes: _builtins.int = ...,
         parallel: _builtins.int = ...,
         end_orphans: _builtins.bool = ...,
+        row_filters: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_orphans", b"end_orphans", "flow", b"flow", "max_message_bytes", b"max_message_bytes", "memory_bytes", b"memory_bytes", "page_bytes", b"page_bytes", "page_directory", b"page_directory", "page_probe", b"page_probe", "parallel", b"parallel", "role", b"role", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_orphans", b"end_orphans", "flow", b"flow", "max_message_bytes", b"max_message_bytes", "memory_bytes", b"memory_bytes", "page_bytes", b"page_bytes", "page_directory", b"page_directory", "page_probe", b"page_probe", "parallel", b"parallel", "role", b"role", "row_filters", b"row_filters", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
