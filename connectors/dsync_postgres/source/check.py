@@ -97,7 +97,8 @@ def _filter_findings(
     ).fetchall()
     found = []
     for key, schema, table, other_schema, other_table in rows:
-        referring, referred = TableName(schema, table), TableName(other_schema, other_table)
+        referring = TableName(schema=schema, name=table)
+        referred = TableName(schema=other_schema, name=other_table)
         if referring in names and referred.namespace in filters:
             found.append(
                 warn(
