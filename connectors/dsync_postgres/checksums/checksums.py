@@ -116,7 +116,7 @@ class Checksums:
             raise
 
     def _relation(self, connection: Connection, namespace: str) -> Relation:
-        """What kind of relation it is; remembered, since that never changes for a name that stays."""
+        """What is read under a name; its kind is remembered, since that never changes for one that stays."""
         table = TableName.parse(namespace)
         if namespace not in self._is_parent:
             self._is_parent[namespace] = find_relation(connection, table, "looking up").kind == "p"
