@@ -19,9 +19,14 @@ def sync_answer(outcome: SyncOutcome, reasons: Sequence[DeadLetterGroup] = ()) -
     """The answer to a sync that came to its end."""
     facts = _facts(outcome)
     lines = [_head(outcome, facts), *_troubles(facts, reasons)]
+    details = ""
     if outcome.verify is not None:
-        lines.append(f"verify: {outcome.verify.render().splitlines()[-1]}")
-    details = "\n".join(outcome.verify.render().splitlines()[:-1]) if outcome.verify is not None else ""
+        # Whoever has a report has paid for the import.
+        from dsync.verify import render
+
+        *differences, verdict = render(outcome.verify).splitlines()
+        lines.append(f"verify: {verdict}")
+        details = "\n".join(differences)
     return Answer(
         summary="\n".join(lines),
         details=details,

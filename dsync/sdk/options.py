@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
@@ -19,9 +19,6 @@ from pydantic.fields import FieldInfo
 
 from dsync.protocol.errors import OptionError
 from dsync.sdk.references import resolve
-
-if TYPE_CHECKING:
-    from dsync.sdk.plugin import ConnectorSpec
 
 _LIST_TYPES = (tuple, list, set, frozenset)
 
@@ -53,7 +50,20 @@ class OptionInfo:
     is_required: bool
 
 
-def parse_options(spec: ConnectorSpec, uri: str, given: Mapping[str, str] | None = None) -> tuple[str, Options]:
+class HasOptions(Protocol):
+    """What of a `ConnectorSpec` is needed to read its options."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def options(self) -> Callable[[], type[Options]]: ...
+
+    @property
+    def passes_unknown_options(self) -> Callable[[str], bool]: ...
+
+
+def parse_options(spec: HasOptions, uri: str, given: Mapping[str, str] | None = None) -> tuple[str, Options]:
     """Take the connector's options out of a URI's query; what belongs to the URI itself stays in it.
 
     `given` are options from elsewhere (the flow file); one that the URI has too is an error, not a choice.
@@ -77,7 +87,7 @@ def parse_options(spec: ConnectorSpec, uri: str, given: Mapping[str, str] | None
     return base + ("?" + "&".join(kept) if kept else ""), options
 
 
-def _take(spec: ConnectorSpec, fields: Mapping[str, FieldInfo], uri: str) -> tuple[str, list[str], dict[str, str]]:
+def _take(spec: HasOptions, fields: Mapping[str, FieldInfo], uri: str) -> tuple[str, list[str], dict[str, str]]:
     """Split a URI into what precedes the query, the parameters that stay and the options."""
     base, _, query = uri.partition("?")
     kept: list[str] = []
@@ -97,7 +107,7 @@ def _take(spec: ConnectorSpec, fields: Mapping[str, FieldInfo], uri: str) -> tup
     return base, kept, values
 
 
-def _unknown(spec: ConnectorSpec, name: str, fields: Iterable[str]) -> OptionError:
+def _unknown(spec: HasOptions, name: str, fields: Iterable[str]) -> OptionError:
     names = sorted(fields)
     near = difflib.get_close_matches(name, names, n=3)
     if near:
@@ -107,7 +117,7 @@ def _unknown(spec: ConnectorSpec, name: str, fields: Iterable[str]) -> OptionErr
     return OptionError(f"{spec.name}: there is no option {name!r}; {advice} (`dsync connectors show {spec.name}`)")
 
 
-def _value(spec: ConnectorSpec, name: str, field: FieldInfo, text: str) -> object:
+def _value(spec: HasOptions, name: str, field: FieldInfo, text: str) -> object:
     if _is_secret(field):
         return resolve(text, what=f"{spec.name}: option {name}")
     if any(typing.get_origin(kind) in _LIST_TYPES for kind in _alternatives(field.annotation)):
@@ -115,7 +125,7 @@ def _value(spec: ConnectorSpec, name: str, field: FieldInfo, text: str) -> objec
     return text
 
 
-def _complaints(spec: ConnectorSpec, error: ValidationError) -> str:
+def _complaints(spec: HasOptions, error: ValidationError) -> str:
     def sentences() -> Iterator[str]:
         for problem in error.errors(include_url=False, include_context=False, include_input=False):
             name = ".".join(str(part) for part in problem["loc"][:1])

@@ -3,6 +3,7 @@
 from dsync.verify.events import NamespaceCompared, RowsCompared, RowsSettling
 from dsync.verify.options import Key, VerifyOptions
 from dsync.verify.progress import ProgressStore
+from dsync.verify.render import render
 from dsync.verify.report import (
     ColumnDifference,
     Counts,
@@ -28,5 +29,6 @@ __all__ = [
     "RowsSettling",
     "VerifyOptions",
     "VerifyReport",
+    "render",
     "verify",
 ]

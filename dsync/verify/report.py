@@ -155,12 +155,6 @@ class VerifyReport:
         used = {namespace.method for namespace in self.namespaces} - {Method.NONE}
         return tuple(sorted(used)) or (Method.NONE,)
 
-    def render(self) -> str:
-        """The report as text for people."""
-        from dsync.verify.render import render
-
-        return render(self)
-
     def as_json(self) -> dict[str, Any]:
         """The report as what `json.dumps` takes."""
         return {

@@ -91,7 +91,9 @@ def verify(ctx: click.Context, /, ends: tuple[str, ...], **options: Any) -> Answ
 
 def answer_of(report: VerifyReport) -> Answer:
     """A comparison's report, for people and as JSON."""
-    *details, summary = report.render().splitlines()
+    from dsync.verify import render
+
+    *details, summary = render(report).splitlines()
     return Answer(
         summary=summary,
         details="\n".join(details),
