@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, model_validator
@@ -24,21 +24,7 @@ FieldType = Literal[
     "document",
     "null",
 ]
-_ALL_TYPES: tuple[FieldType, ...] = (
-    "int32",
-    "int64",
-    "double",
-    "decimal",
-    "bool",
-    "date",
-    "string",
-    "uuid",
-    "binary",
-    "objectid",
-    "array",
-    "document",
-    "null",
-)
+_ALL_TYPES: tuple[FieldType, ...] = get_args(FieldType)
 
 
 class RandomOptions(Options):
