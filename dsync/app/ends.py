@@ -10,8 +10,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from dsync.app.requests import EndsRequest
-from dsync.coordinator.ends import End
-from dsync.coordinator.spec import EndpointIdentity
+from dsync.coordinator.ends import Agreement, End, negotiate, open_sessions
+from dsync.coordinator.plan import row_filters
+from dsync.coordinator.spec import EndpointIdentity, FlowSpec
 from dsync.coordinator.tasks import task_group
 from dsync.plugins.manager import OpenEndpoint, OpenOptions, open_endpoint
 from dsync.plugins.registry import Registry
@@ -20,7 +21,7 @@ from dsync.plugins.supervision import PluginEvent
 from dsync.protocol.errors import DeadlineError, RequestError
 from dsync.protocol.namespaces import split_filters
 from dsync.protocol.page_store import PageStore
-from dsync.protocol.types import Role
+from dsync.protocol.types import Role, SessionRequest
 from dsync.sdk.redaction import Redactor
 from dsync.sdk.references import is_reference, resolve
 from dsync.state import DEFAULT_SINK, RunRow
@@ -53,6 +54,20 @@ class Meeting:
         for run in runs:
             self.source.check_same(run.source_id)
             self.sink.check_same(run.sink_ids.get(DEFAULT_SINK, ""))
+
+    async def agree(self, spec: FlowSpec, *, flow: str, run: str, end_orphans: bool) -> Agreement:
+        """Negotiate, and tell both ends of the flow; `end_orphans`: what an earlier life of it still runs is ended."""
+        agreement = negotiate(self.source, self.sink, spec)
+        request = SessionRequest(
+            flow=flow,
+            run=run,
+            page_bytes=agreement.page_bytes,
+            memory_bytes=spec.memory_limit,
+            parallel=spec.parallel,
+            end_orphans=end_orphans,
+            row_filters=await row_filters(self.source, spec.selection, spec.filters),
+        )
+        return await open_sessions(self.source, self.sink, agreement, self.pages, request)
 
 
 def identity_of(reference: str, display: str) -> EndpointIdentity:

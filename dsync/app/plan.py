@@ -15,10 +15,10 @@ from dsync.app.known import existing_store
 from dsync.app.requests import SyncRequest
 from dsync.app.standing import Standing
 from dsync.app.sync import spec_of
-from dsync.coordinator.ends import Agreement, negotiate, open_sessions
-from dsync.coordinator.plan import CopyPlan, Planner, row_filters
+from dsync.coordinator.ends import Agreement
+from dsync.coordinator.plan import CopyPlan, Planner
 from dsync.coordinator.spec import FlowSpec
-from dsync.protocol.types import Finding, SessionRequest, Severity
+from dsync.protocol.types import Finding, Severity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,23 +122,8 @@ async def plan(request: SyncRequest) -> PlanReport:
 async def planner_for(meeting: Meeting, spec: FlowSpec, *, flow: str = "") -> Planner:
     """A planner over two ends that have been told of a flow: its own id where there is one, else one for the moment."""
     flow, run = flow or secrets.token_hex(8), secrets.token_hex(6)
-    agreement = negotiate(meeting.source, meeting.sink, spec)
-    agreement = await open_sessions(
-        meeting.source,
-        meeting.sink,
-        agreement,
-        meeting.pages,
-        SessionRequest(
-            flow=flow,
-            run=run,
-            page_bytes=agreement.page_bytes,
-            memory_bytes=spec.memory_limit,
-            parallel=spec.parallel,
-            # A run of this very flow may be at work.
-            end_orphans=False,
-            row_filters=await row_filters(meeting.source, spec.selection, spec.filters),
-        ),
-    )
+    # A run of this very flow may be at work.
+    agreement = await meeting.agree(spec, flow=flow, run=run, end_orphans=False)
     return Planner(source=meeting.source, sink=meeting.sink, spec=spec, agreement=agreement, flow=flow, run=run)
 
 

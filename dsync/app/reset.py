@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from dsync.app.holding import OnWait, holding
 from dsync.app.known import KnownFlow, existing_store, find_known_flow
 from dsync.app.one_end import meet_one
 from dsync.coordinator.ends import End
-from dsync.coordinator.tasks import task_group
-from dsync.protocol.errors import DsyncError, OtherEndpointError, RequestError
+from dsync.protocol.errors import OtherEndpointError, RequestError
 from dsync.protocol.types import FlowManifest, Role
-from dsync.state import DEFAULT_SINK, FlowNotFoundError, LeaseHeldError, Store, this_process
-from dsync.state.lease import acquire, heartbeats
+from dsync.state import DEFAULT_SINK, FlowNotFoundError, Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +40,6 @@ class ResetReport:
     """Rows of the state by table; empty where the state did not know the flow."""
     left_behind: tuple[str, ...] = ()
     """What was not looked for at the sink, and may still be there."""
-
-
-OnWait = Callable[[LeaseHeldError], None]
 
 
 def describe_reset(request: ResetRequest) -> str:
@@ -104,7 +100,7 @@ def _find(store: Store | None, request: ResetRequest) -> KnownFlow | None:
 async def _reset_known(store: Store, known: KnownFlow, request: ResetRequest, on_wait: OnWait) -> ResetReport:
     flow = known.flow.flow
     reference = known.sink(request.sink)
-    async with _holding(store, flow, on_wait), _sink(request, reference) as end:
+    async with holding(store, flow, on_wait), _sink(request, reference) as end:
         _refuse_other_sink(end, known)
         at_sink = await end.connector.forget_flow(flow) if end.serves("LedgerService") else []
         removed = await asyncio.to_thread(store.delete_flow, flow)
@@ -128,7 +124,7 @@ def _refuse_other_sink(end: End, known: KnownFlow) -> None:
 
 async def _reset_state_only(store: Store, known: KnownFlow, on_wait: OnWait) -> ResetReport:
     flow = known.flow.flow
-    async with _holding(store, flow, on_wait):
+    async with holding(store, flow, on_wait):
         left = await asyncio.to_thread(_left_behind, store, known)
         removed = await asyncio.to_thread(store.delete_flow, flow)
     return ResetReport(
@@ -176,27 +172,3 @@ def _choose(manifests: list[FlowManifest], wanted: str) -> FlowManifest:
 async def _sink(request: ResetRequest, reference: str) -> AsyncIterator[End]:
     async with meet_one(reference, Role.SINK, attach=request.attach, allow_plaintext=request.allow_plaintext) as one:
         yield one.end
-
-
-@asynccontextmanager
-async def _holding(store: Store, flow: str, on_wait: OnWait) -> AsyncIterator[None]:
-    """Nobody else runs the flow while it is forgotten."""
-    lease = await acquire(store, flow, this_process(), on_wait=on_wait)
-    lost: list[DsyncError] = []
-    holder = asyncio.current_task()
-    assert holder is not None, "coroutines run in tasks"
-
-    def on_lost(error: DsyncError) -> None:
-        lost.append(error)
-        holder.cancel()
-
-    try:
-        async with AsyncExitStack() as stack:
-            tasks = await stack.enter_async_context(task_group())
-            await stack.enter_async_context(heartbeats(store, lease, tasks, on_lost))
-            yield
-    except asyncio.CancelledError:
-        if lost:
-            holder.uncancel()
-            raise lost[0] from None
-        raise

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dsync.app.ends import Meeting, opening
 from dsync.app.flows import ChosenRun, choose_run, find_or_begin_flow
+from dsync.app.holding import holding
+from dsync.app.log_context import logging_run
 from dsync.app.requests import SyncRequest, load_of
 from dsync.app.standing import FORGOTTEN, forgotten
-from dsync.coordinator.ends import negotiate, open_sessions
 from dsync.coordinator.events import CallRetried, Event, EventHandler, FindingReported, PhaseChanged, SinkPutBack
 from dsync.coordinator.journal import Journal
-from dsync.coordinator.plan import row_filters, stop_at
+from dsync.coordinator.plan import stop_at
 from dsync.coordinator.result import RunResult
 from dsync.coordinator.run import CopyRun
 from dsync.coordinator.spec import FlowSpec
-from dsync.coordinator.tasks import task_group
 from dsync.protocol.errors import DsyncError, RequestError, SinkNotEmptyError
-from dsync.protocol.types import SessionRequest
-from dsync.state import LeaseHeldError, NamespaceState, Phase, RunRow, this_process
-from dsync.state.lease import acquire, heartbeats
+from dsync.state import LeaseHeldError, NamespaceState, Phase, RunRow
 from dsync.verify import VerifyOptions, VerifyReport, verify
 
 if TYPE_CHECKING:
-    from dsync.state import Lease, Store
+    from dsync.state import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +96,12 @@ async def sync(request: SyncRequest, emit: EventHandler, stopping: asyncio.Event
         StoppedError: `stopping` was set; everything so far is durable.
         DsyncError: with the exit code that says whose move it is.
     """
+
+    def awaited(held: LeaseHeldError) -> None:
+        emit(LeaseAwaited(host=held.host, pid=held.pid, remaining_s=held.remaining_s))
+
     async with AsyncExitStack() as stack:
+        logged = stack.enter_context(logging_run())
         met = await stack.enter_async_context(opening(request))
         # While the plug-ins start: the store's imports take as long as theirs, and it is made the first time.
         store = stack.enter_context(await asyncio.to_thread(_open_store, request.state))
@@ -108,10 +110,12 @@ async def sync(request: SyncRequest, emit: EventHandler, stopping: asyncio.Event
         spec = spec_of(request, meeting)
         fingerprint = spec.fingerprint(meeting.source.info.id, meeting.sink.info.id)
         flow = await find_or_begin_flow(store, name=request.flow, fingerprint=fingerprint, spec=spec, sink=meeting.sink)
-        await stack.enter_async_context(_holding(store, flow.flow, emit))
+        logged.flow = flow.flow
+        await stack.enter_async_context(holding(store, flow.flow, awaited))
         # Before anything is said or begun: on another server a copy is neither finished nor gone on with.
         meeting.refuse_other_ends(store.list_runs(flow.flow))
         chosen = await choose_run(store, flow, spec, meeting.source, meeting.sink, again=request.again)
+        logged.run = chosen.run.run
         if chosen.setback:
             emit(SinkPutBack(reason=chosen.setback))
         if chosen.is_finished and not request.verify:
@@ -136,22 +140,7 @@ async def _run(
     stopping: asyncio.Event,
 ) -> SyncOutcome:
     flow, run = chosen.flow, chosen.run
-    agreement = negotiate(meeting.source, meeting.sink, spec)
-    agreement = await open_sessions(
-        meeting.source,
-        meeting.sink,
-        agreement,
-        meeting.pages,
-        SessionRequest(
-            flow=flow.flow,
-            run=run.run,
-            page_bytes=agreement.page_bytes,
-            memory_bytes=spec.memory_limit,
-            parallel=spec.parallel,
-            end_orphans=True,
-            row_filters=await row_filters(meeting.source, spec.selection, spec.filters),
-        ),
-    )
+    agreement = await meeting.agree(spec, flow=flow.flow, run=run.run, end_orphans=True)
     journal = Journal(store, flow.flow, run.run, on_repeat=lambda error: emit(_repeated(error)))
 
     def record(event: Event) -> None:
@@ -233,29 +222,3 @@ async def _verify(
         ),
         emit=emit,
     )
-
-
-@asynccontextmanager
-async def _holding(store: Store, flow: str, emit: EventHandler) -> AsyncIterator[Lease]:
-    """Hold the flow; when the lease is lost, what runs inside is cancelled and the loss is raised."""
-
-    def awaited(held: LeaseHeldError) -> None:
-        emit(LeaseAwaited(host=held.host, pid=held.pid, remaining_s=held.remaining_s))
-
-    lease = await acquire(store, flow, this_process(), on_wait=awaited)
-    lost: list[DsyncError] = []
-    holder = asyncio.current_task()
-    assert holder is not None, "coroutines run in tasks"
-
-    def on_lost(error: DsyncError) -> None:
-        lost.append(error)
-        holder.cancel()
-
-    try:
-        async with task_group() as tasks, heartbeats(store, lease, tasks, on_lost):
-            yield lease
-    except asyncio.CancelledError:
-        if lost:
-            holder.uncancel()
-            raise lost[0] from None
-        raise

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+from dsync.app.log_context import name_run
 from dsync.cli.settings import Settings
 
 _NUMBERS = logging.getLevelNamesMapping()
@@ -80,6 +81,7 @@ def _processors(settings: Settings, shown: int) -> list[Any]:
     )
     return [
         structlog.contextvars.merge_contextvars,
+        name_run,
         structlog.processors.add_log_level,
         structlog.processors.format_exc_info,
         redact,

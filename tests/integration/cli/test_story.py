@@ -271,3 +271,12 @@ def test_a_sink_that_has_lost_a_finished_copy_is_reported_and_not_called_finishe
     assert (planned.exit_code, planned.result["standing"]) == (0, "new"), planned.stdout
     copied = dsync("sync", *ends, "--mode", "copy", "--verify", "--json")
     assert (copied.exit_code, copied.result["rows"], copied.result["verify"]["equal"]) == (0, 5500, True)
+
+
+def test_every_line_that_a_run_logs_names_its_flow(dsync: Dsync) -> None:
+    copied = dsync("sync", "random://", "null://", "--mode", "copy", "--log-format", "json", "-v", "--json")
+    assert copied.exit_code == 0, copied.stderr
+    lines = [json.loads(line) for line in copied.stderr.splitlines()]
+    said = [line for line in lines if line["event"] in ("phase_changed", "namespace_copied", "run_finished")]
+    assert len(said) >= 4
+    assert {(line["flow"], line["run"]) for line in said} == {(copied.result["flow"], copied.result["run"])}

@@ -1,5 +1,6 @@
 """Log lines have a form for people and one for machines, and a secret in neither."""
 
+import asyncio
 import json
 import logging
 
@@ -7,6 +8,7 @@ import pytest
 import stamina.instrumentation
 import structlog
 
+from dsync.app.log_context import logging_run
 from dsync.cli.logs import configure_logging, progress_logger
 from dsync.cli.settings import Settings
 
@@ -70,6 +72,39 @@ def test_json_lines_are_one_object_each(capsys: pytest.CaptureFixture[str]) -> N
         3,
     )
     assert found["timestamp"].endswith("Z")
+
+
+async def test_every_line_of_a_run_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also those of tasks that began before it was known: what plug-ins log is read by such."""
+    configure_logging(_settings(log_format="json"))
+    log = structlog.get_logger("test")
+    is_known = asyncio.Event()
+
+    async def forward() -> None:
+        await is_known.wait()
+        log.warning("plugin_printed", run="its own")
+
+    with logging_run() as context:
+        log.warning("too_early")
+        task = asyncio.create_task(forward())
+        context.flow, context.run = "f1", "r1"
+        log.warning("page_refused")
+        progress_logger(_settings(log_format="json")).warning("rows_copied")
+        is_known.set()
+        await task
+    log.warning("too_late")
+    found = {line["event"]: (line.get("flow"), line.get("run")) for line in map(json.loads, _lines(capsys))}
+    assert found == {
+        "too_early": (None, None),
+        "page_refused": ("f1", "r1"),
+        "rows_copied": ("f1", "r1"),
+        "plugin_printed": ("f1", "its own"),
+        "too_late": (None, None),
+    }
+
+
+def _lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().err.splitlines()
 
 
 @pytest.mark.parametrize(
