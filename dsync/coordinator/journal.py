@@ -43,6 +43,7 @@ _PASSING = (StateBusyError, StateUnreachableError)
 """Nothing was recorded, and it may be in a moment."""
 _WAIT_INITIAL_S = 0.1
 _WAIT_MAX_S = 2.0
+_LAST_WORDS_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +79,9 @@ class Journal:
         try:
             if rows:
                 # Asked once only: where the run ends because of the store, its end must not wait for the store.
-                with contextlib.suppress(*_PASSING):
-                    await self._once(lambda: self._store.append_events(self.flow, rows))
+                with contextlib.suppress(*_PASSING, TimeoutError):
+                    async with asyncio.timeout(_LAST_WORDS_S):
+                        await self._once(lambda: self._store.append_events(self.flow, rows))
         finally:
             self._thread.shutdown(wait=False)
 

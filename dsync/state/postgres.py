@@ -32,6 +32,7 @@ from dsync.state.errors import (
     StateBusyError,
     StateUnavailableError,
     StateUncertainError,
+    StateUnreachableError,
 )
 from dsync.state.location import ServerPlace
 from dsync.state.postgres_errors import connection_error, statement_error
@@ -137,6 +138,9 @@ class PostgresDatabase(Database):
     @contextlib.contextmanager
     def _transaction(self, *, writes: bool, alone_on: str = "") -> Iterator[Connection]:
         with self._lock, self._translating(alone_on):
+            if self._is_closed:
+                # A thread that had to wait for its turn; a new connection would be nobody's.
+                raise StateUnreachableError(f"reading or writing the state {self.title}: it was closed meanwhile")
             connection, xid = self._begin(writes=writes, alone_on=alone_on)
             try:
                 yield connection

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,31 @@ def pg_pair(request: pytest.FixtureRequest, pg_servers: PgServers) -> PgPair:
     return PgPair(source=pg_servers.shared(source), sink=pg_servers.shared(sink))
 
 
+STATES = ("sqlite", "postgresql")
+
+
 @pytest.fixture
-def make_flow(tmp_path: Path, source_db: DatabaseFactory, sink_db: DatabaseFactory) -> Iterator[MakeFlow]:
+def state_kind(request: pytest.FixtureRequest) -> str:
+    """Where flows are remembered: in a file, or `parametrize("state_kind", ["postgresql"], indirect=True)`.
+
+    `DSYNC_CRASH_STATE=postgresql` (or sqlite) runs everything that does not look into the file itself with that one.
+    """
+    kind = os.environ.get("DSYNC_CRASH_STATE") or getattr(request, "param", "sqlite")
+    return "sqlite" if request.module.__name__.endswith(_LOOK_INTO_THE_FILE) else str(kind)
+
+
+_LOOK_INTO_THE_FILE = ("test_state_lost", "test_zombies")
+
+
+def both_kinds(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Each name with a kind of state, by turns: twice the tests would say little more than once."""
+    return [(STATES[place % len(STATES)], name) for place, name in enumerate(names)]
+
+
+@pytest.fixture
+def make_flow(
+    tmp_path: Path, source_db: DatabaseFactory, sink_db: DatabaseFactory, state_kind: str
+) -> Iterator[MakeFlow]:
     """Makes flows between fresh databases; whatever of them still runs at the end is killed."""
     made: list[Flow] = []
     with short_directory() as runtime:
@@ -42,6 +65,7 @@ def make_flow(tmp_path: Path, source_db: DatabaseFactory, sink_db: DatabaseFacto
                 sink=options.pop("sink", None) or sink_db(),  # type: ignore[arg-type]
                 directory=directory,
                 runtime=own,
+                state_db=sink_db() if state_kind == "postgresql" else None,
                 **options,  # type: ignore[arg-type]
             )
             made.append(flow)

@@ -1,4 +1,4 @@
-"""One `dsync sync` command in several lives: each a process tree of its own, over one state file."""
+"""One `dsync sync` command in several lives: each a process tree of its own, over one state."""
 
 from __future__ import annotations
 
@@ -184,6 +184,8 @@ class Flow:
     lives: list[Life] = field(default_factory=list)
     source_uri: str = ""
     sink_uri: str = ""
+    state_db: Database | None = None
+    """Where its state is, if not in a file."""
 
     def __post_init__(self) -> None:
         # Partitions as small as they may be, so that small tables have several.
@@ -193,6 +195,11 @@ class Flow:
     @property
     def state(self) -> Path:
         return (self.state_directory or self.directory) / "state.db"
+
+    @property
+    def location(self) -> str:
+        """What `--state` is given."""
+        return self.state_db.uri if self.state_db else str(self.state)
 
     @property
     def once(self) -> Path:
@@ -219,7 +226,7 @@ class Flow:
         output, log = self.directory / f"{number}.out", self.directory / f"{number}.log"
         script = (str(_IMPATIENT), short) if short else script
         command = [sys.executable, *script] if script else [str(COMMAND)]
-        command += ["sync", self.source_uri, self.sink_uri, "--mode", "copy", "--state", str(state or self.state)]
+        command += ["sync", self.source_uri, self.sink_uri, "--mode", "copy", "--state", str(state or self.location)]
         command += ["--page-bytes", str(self.page_bytes), "--parallel", str(self.parallel)]
         command += ["--json", "--progress", "plain", "--log-format", "json", "-v", *self.arguments, *arguments]
         with output.open("wb") as out, log.open("wb") as err:

@@ -131,7 +131,7 @@ def check_counts(flow: Flow, ending: Ending, at_sink: Contents) -> None:
 
 def check_status(flow: Flow, ending: Ending) -> None:
     """`status` tells the truth: it is over, and what has arrived where."""
-    status = flow_status(str(flow.state), ending.result["flow"])
+    status = flow_status(flow.location, ending.result["flow"])
     assert status.phase == (Phase.DONE if ending.exit_code == 0 else Phase.INCONSISTENT).value
     assert not status.is_running
     assert status.error is None
@@ -152,10 +152,11 @@ def check_nothing_left(flow: Flow) -> None:
 
 
 def sessions(flow: Flow) -> list[str]:
-    """The names of our sessions in both databases."""
+    """The names of our sessions in all databases."""
     return [
         name
-        for database in (flow.source, flow.sink)
+        for database in (flow.source, flow.sink, flow.state_db)
+        if database is not None
         for (name,) in database.rows(
             "SELECT application_name || ' ' || state FROM pg_stat_activity"
             " WHERE datname = current_database() AND application_name LIKE 'dsync%'"
@@ -175,9 +176,7 @@ def check_repeat_moves_nothing(flow: Flow, ending: Ending) -> None:
 
 def repeat(flow: Flow) -> SyncOutcome:
     """The same command, in this process: quicker by the start of three."""
-    request = SyncRequest(
-        source=flow.source_uri, sink=flow.sink_uri, state=str(flow.state), attach="inline", parallel=2
-    )
+    request = SyncRequest(source=flow.source_uri, sink=flow.sink_uri, state=flow.location, attach="inline", parallel=2)
 
     async def run() -> SyncOutcome:
         return await sync(request, _ignore, asyncio.Event())
@@ -259,6 +258,8 @@ class SnapshotWatcher:
             self._failure = exc
 
     def _recorded(self) -> bytes:
+        if self._flow.state_db is not None:
+            return _recorded_at(self._flow.state_db)
         if not self._flow.state.exists():
             return b""
         with closing(sqlite3.connect(f"file:{self._flow.state}?mode=ro", uri=True, timeout=10)) as connection:
@@ -280,6 +281,15 @@ class SnapshotWatcher:
             connection.close()
             return None
         return connection
+
+
+def _recorded_at(database: Database) -> bytes:
+    try:
+        rows = database.rows("SELECT snapshot FROM dsync_state.runs ORDER BY number DESC LIMIT 1")
+    except psycopg.errors.UndefinedTable:
+        # It is being made.
+        return b""
+    return bytes(rows[0][0]) if rows else b""
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.conftest import MakeFlow
+from tests.crash.conftest import MakeFlow, both_kinds
 from tests.crash.lives import Flow
 from tests.crash.oracles import (
     abandoned_directories,
@@ -50,18 +50,18 @@ RECOVERY_STEPS = (
 _MIDDLE = "coordinator.after_write:exit@12"
 
 
-@pytest.mark.parametrize(("step", "time"), STEPS.items(), ids=STEPS.keys())
-def test_a_coordinator_killed_at_any_step_is_gone_on_with(flow: Flow, step: str, time: int) -> None:
+@pytest.mark.parametrize(("state_kind", "step"), both_kinds(STEPS), indirect=["state_kind"])
+def test_a_coordinator_killed_at_any_step_is_gone_on_with(flow: Flow, step: str) -> None:
     """Nothing is lost or repeated, and tables that changed under the lost snapshot are read again or named."""
     with writing(flow.source) as writer:
-        flow.run_until_killed(f"{step}:exit@{time}")
+        flow.run_until_killed(f"{step}:exit@{STEPS[step]}")
         writer.write_more()
     ending = flow.run()
     check_copy(flow, ending)
     check_repeat_moves_nothing(flow, ending)
 
 
-@pytest.mark.parametrize("step", RECOVERY_STEPS)
+@pytest.mark.parametrize(("state_kind", "step"), both_kinds(RECOVERY_STEPS), indirect=["state_kind"])
 def test_a_coordinator_killed_again_while_it_recovers_is_gone_on_with(flow: Flow, step: str) -> None:
     with writing(flow.source) as writer:
         flow.run_until_killed(_MIDDLE)
@@ -104,7 +104,7 @@ END_STEPS = ("coordinator.after_end_at_sink", "coordinator.after_end")
 """Reached once the sink knows that the run is over, and once the state does."""
 
 
-@pytest.mark.parametrize("step", END_STEPS)
+@pytest.mark.parametrize(("state_kind", "step"), both_kinds(END_STEPS), indirect=["state_kind"])
 def test_a_run_whose_end_is_recorded_is_not_repeated(flow: Flow, step: str) -> None:
     """Killed between its last record and its answer, a run is over: the source may have changed since."""
     with writing(flow.source), watching(flow) as watcher:
