@@ -102,7 +102,7 @@ async def _beat(store: Store, lease: Lease, on_lost: Callable[[DsyncError], None
         try:
             # A server that says nothing must not keep us from noticing that the lease is over. Whoever was asleep until
             # then still asks: it is ours as long as nobody has come.
-            async with asyncio.timeout(max(left_s(), lease.ttl_s / _BEATS_PER_TTL_IN_TROUBLE)):
+            async with asyncio.timeout(max(left_s(), lease.ttl_s / _BEATS_PER_TTL)):
                 await asyncio.to_thread(store.renew_lease, lease)
         except (RetryableError, TimeoutError) as exc:
             pause_s = lease.ttl_s / _BEATS_PER_TTL_IN_TROUBLE

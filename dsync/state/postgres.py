@@ -60,6 +60,9 @@ _BEGIN_WRITING = text(f"""SELECT {_SETTINGS},
     CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
         THEN set_config('synchronous_commit', 'on', true) END,
     pg_current_xact_id()::text AS xid, {_TIME}""")
+_KEEP_ALIVE = """
+    SET tcp_keepalives_idle = 4; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
+    SET tcp_user_timeout = 10000"""
 _BEGIN_ALONE = text("SELECT pg_advisory_xact_lock(:key)")
 _OUTCOME = text("SELECT pg_xact_status(CAST(:xid AS xid8))")
 _WHO_IS_ALONE = text("""
@@ -117,8 +120,13 @@ class PostgresDatabase(Database):
         event.listen(self._engine, "do_connect", self._connect)
 
     def _connect(self, _dialect: object, _record: object, _args: object, options: dict[str, Any]) -> Any:
-        self._driver = AnsweringConnection.connect(self._conninfo, **options)
-        return self._driver
+        driver = AnsweringConnection.connect(self._conninfo, **options)
+        # The server is to notice a dead line too. Where a pooler is in between it is his line, and does no harm.
+        driver.autocommit = True
+        driver.execute(_KEEP_ALIVE)
+        driver.autocommit = False
+        self._driver = driver
+        return driver
 
     def server_now_us(self) -> int:
         """The server's time; within a transaction its time at the beginning and what has passed here since."""

@@ -65,7 +65,8 @@ def make_flow(
                 sink=options.pop("sink", None) or sink_db(),  # type: ignore[arg-type]
                 directory=directory,
                 runtime=own,
-                state_db=sink_db() if state_kind == "postgresql" else None,
+                state_db=options.pop("state_db", None)  # type: ignore[arg-type]
+                or (sink_db() if state_kind == "postgresql" else None),
                 **options,  # type: ignore[arg-type]
             )
             made.append(flow)

@@ -2,7 +2,7 @@
 
 A script for child processes; its first argument says what is short, as in `lease,grace`:
 
-- lease: a coordinator that does not renew its lease loses it after two seconds,
+- lease: a coordinator that does not renew its lease loses it after two seconds; lease:6 after six,
 - answers: a plug-in that says nothing for two seconds is replaced,
 - grace: a plug-in that does not end within a second when it is asked to is killed.
 """
@@ -28,8 +28,10 @@ def shorten(module: object, name: str, **settings: object) -> None:
 
 if __name__ == "__main__":
     short = sys.argv.pop(1).split(",")
-    if "lease" in short:
-        shorten(sync, "acquire", ttl_s=LEASE_S)
+    for word in short:
+        name, _, seconds = word.partition(":")
+        if name == "lease":
+            shorten(sync, "acquire", ttl_s=float(seconds or LEASE_S))
     if "answers" in short:
         shorten(ends, "OpenOptions", patience=PATIENCE)
     if "grace" in short:
