@@ -39,7 +39,7 @@ def state_kind(request: pytest.FixtureRequest) -> str:
     return "sqlite" if request.module.__name__.endswith(_LOOK_INTO_THE_FILE) else str(kind)
 
 
-_LOOK_INTO_THE_FILE = ("test_state_lost", "test_zombies")
+_LOOK_INTO_THE_FILE = ("test_state_disk", "test_state_lost", "test_zombies")
 
 
 def both_kinds(names: Iterable[str]) -> list[tuple[str, str]]:
