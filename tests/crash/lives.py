@@ -235,7 +235,7 @@ class Flow:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=self._environment(fail, once, environment),
+                env=self.environment(fail, once=once, more=environment),
             )
         life = Life(process, output, log)
         self.lives.append(life)
@@ -288,7 +288,8 @@ class Flow:
         for process in self.processes():
             process.kill()
 
-    def _environment(self, fail: str, once: bool, more: dict[str, str] | None) -> dict[str, str]:
+    def environment(self, fail: str = "", *, once: bool = False, more: dict[str, str] | None = None) -> dict[str, str]:
+        """What its processes see of this machine."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "DSYNC"))}
         failing = {"DSYNC_FAIL": fail} if fail else {}
         if once:
