@@ -55,7 +55,7 @@ test: setup ## All tests
 
 check: lint types imports drift test ## What CI runs
 
-bench: setup ## Measure against psql, pg_dump and pg_restore, side by side
+bench: setup ## Measure against psql, pg_dump, pgcopydb and pgloader, side by side
 	@$(BIN)/python -m benchmarks.run $(BENCH)
 
 clean: ## Remove what the targets made

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -93,7 +94,10 @@ class _Bench:
         return self.wants(table.title)
 
     def _ways(self) -> list[Way]:
-        return [way for way in WAYS if not any(word in way.name for word in self._skip)]
+        chosen = [way for way in WAYS if not any(word in way.name for word in self._skip)]
+        for program in {way.program for way in chosen if way.program and shutil.which(way.program) is None}:
+            print(f"{program} is left out: it is not installed (Debian: apt-get install {program})", file=sys.stderr)
+        return [way for way in chosen if not way.program or shutil.which(way.program)]
 
     # ------------------------------------------------------------ PostgreSQL
 

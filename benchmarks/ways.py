@@ -30,6 +30,8 @@ class Way:
     """(servers, table, target database): copies, with the key made at the end."""
     attach: str = ""
     """For dsync: how plug-ins are attached; other ways have no start-up worth subtracting."""
+    program: str = ""
+    """What has to be installed beside the server's own tools."""
 
 
 def dsync_command(source: str, sink: str, state: Path, *options: str) -> list[str]:
@@ -114,6 +116,32 @@ def pg_dump(*options: str) -> Callable[[Servers, Table, str], Cost]:
     return copy
 
 
+def pgcopydb(servers: Servers, table: Table, target: str) -> Cost:
+    """`pgcopydb clone`, with as many readers and index builders as it takes by itself."""
+    with tempfile.TemporaryDirectory(prefix="dsync-bench-") as folder:
+        command = ["pgcopydb", "clone", "--no-owner", "--dir", f"{folder}/work"]
+        return measure.run(
+            [command],
+            servers=servers.postmasters,
+            environment={
+                **os.environ,
+                # It looks there for a pg_dump of the server's version.
+                "PATH": f"{servers.source.installation.tool('pg_dump').parent}:{os.environ['PATH']}",
+                "PGCOPYDB_SOURCE_PGURI": servers.source.uri(table.database),
+                "PGCOPYDB_TARGET_PGURI": servers.sink.uri(target),
+            },
+        )
+
+
+def pgloader(servers: Servers, table: Table, target: str) -> Cost:
+    """`pgloader SOURCE TARGET`: the table, its rows and its key."""
+    with tempfile.TemporaryDirectory(prefix="dsync-bench-") as folder:
+        command = ["pgloader", "--quiet", "--root-dir", folder, "--on-error-stop"]
+        return measure.run(
+            [[*command, servers.source.uri(table.database), servers.sink.uri(target)]], servers=servers.postmasters
+        )
+
+
 def _psql(program: str, uri: str, statement: str) -> list[str]:
     return [program, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", uri, "-c", statement]
 
@@ -139,6 +167,8 @@ WAYS = (
     Way(name="dsync, processes, as BSON", copy=dsync("process", "--data-type", "bson"), attach="process"),
     Way(name="pg_dump -Fc | pg_restore", copy=pg_dump()),
     Way(name="pg_dump -Fc -Z0 | pg_restore", copy=pg_dump("-Z0")),
+    Way(name="pgcopydb clone", copy=pgcopydb, program="pgcopydb"),
+    Way(name="pgloader", copy=pgloader, program="pgloader"),
 )
 
 
