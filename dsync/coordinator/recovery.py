@@ -175,8 +175,13 @@ class Recovery:
         reasons = await self._changed_since(before)
         old = {row.namespace: row for row in before.plan.namespaces}
         # Emptying a table takes the rows of all namespaces that were loaded into it.
+        known = {row.namespace for row in plan.namespaces}
         emptied = {
-            row.target for row in before.plan.namespaces if row.namespace in reasons or not _is_whole(row, before)
+            row.target
+            for row in before.plan.namespaces
+            if row.namespace in reasons or row.namespace not in known or not _is_whole(row, before)
+        } | {
+            row.target for row in plan.namespaces if row.namespace in old and not _is_same_load(old[row.namespace], row)
         }
         rows: list[NamespaceRow] = []
         units: list[UnitRow] = [unit for unit in plan.units if unit.kind is UnitKind.FINISH]

@@ -13,7 +13,7 @@ from dsync.coordinator.retries import Retries
 from dsync.coordinator.tasks import task_group
 from dsync.protocol.errors import MissingObjectError, SnapshotLostError, UnsupportedError
 from dsync.protocol.interface import Connector
-from dsync.protocol.types import DescribeRequest
+from dsync.protocol.types import DescribeRequest, NamespaceDescription
 from dsync.verify.algorithm import Algorithm
 from dsync.verify.canonical import id_text
 from dsync.verify.ends import Descriptions, Ends, VerifyEnd
@@ -113,8 +113,13 @@ class Verifier:
 
     async def _find_trees(self, namespaces: Mapping[str, str], ends: Ends) -> dict[str, str]:
         """The top of the tree of each partition whose rows every server places by itself."""
-        described = ends.source_descriptions or {}
-        scattered = [name for name in namespaces if name in described and described[name].placed_by_server]
+        described, theirs = ends.source_descriptions or {}, ends.target_descriptions or {}
+        scattered = [
+            name
+            for name, target in namespaces.items()
+            if name in described
+            and (described[name].placed_by_server or _is_spread(described[name], theirs.get(target)))
+        ]
         if not scattered:
             return {}
         everything = await self._retries.call(
@@ -291,6 +296,12 @@ def _with_trees(namespaces: Mapping[str, str], ends: Ends, trees: Mapping[str, s
         if top is None:
             joined[source] = target
         else:
-            # A sink that fills the tree through its top has named that; else it has the source's name.
-            joined[top] = target if target in theirs and theirs[target].rowless else namespaces.get(top, top)
+            # A sink that fills the tree through a table above has named that; its own top has to be the tree's.
+            is_top = target in theirs and theirs[target].rowless and not theirs[target].parent
+            joined[top] = target if is_top else namespaces.get(top, top)
     return joined
+
+
+def _is_spread(source: NamespaceDescription, target: NamespaceDescription | None) -> bool:
+    """A partition that the target has filled through a table above it: its rows are among those of the others."""
+    return bool(source.parent) and not source.rowless and target is not None and target.rowless

@@ -32,7 +32,7 @@ class Claim:
     created: bool
     """The flow made it."""
     route: str = ""
-    """The top of the tree whose partition it is, where its rows have to be given to that; they may end up in others."""
+    """The table above it that its rows have to be given to; they may end up in other partitions of that."""
 
 
 def read_claims(connection: Connection, flow: str) -> dict[str, Claim]:
@@ -44,12 +44,6 @@ def read_claims(connection: Connection, flow: str) -> dict[str, Claim]:
         namespace: Claim(namespace=namespace, relation=relation, was_empty=was_empty, created=created, route=route)
         for namespace, relation, was_empty, created, route in rows
     }
-
-
-def read_routes_of(connection: Connection, flow: str) -> dict[str, str]:
-    """Where the rows of the flow's namespaces have to be given, as far as that is not the table itself."""
-    rows = connection.execute("SELECT namespace, route FROM _dsync.target WHERE flow = %s AND route <> ''", [flow])
-    return dict(rows.fetchall())
 
 
 def save_claims(connection: Connection, flow: str, run: str, claims: Sequence[Claim]) -> None:
@@ -111,7 +105,7 @@ def _claimed(connection: Connection, flow: str, name: TableName) -> TargetTable:
     if claim is not None and claim.route:
         raise errors.SinkNotEmptyError(
             f"clearing {name}: its rows were given to {claim.route}, which spreads them over its partitions by hash, "
-            "so they cannot be told from those of the others; nothing was removed. Copy that table again in a new flow"
+            "so they cannot be told from those of the others; nothing was removed. That as a whole can be cleared"
         )
     if claim is None or not claim.was_empty:
         raise errors.SinkNotEmptyError(

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from dsync.sdk import errors, types
 from dsync_postgres.schema.names import TableName
-from dsync_postgres.sink.claims import read_routes_of
 from dsync_postgres.sink.ledger import Connection
 from dsync_postgres.sink.targets import TargetTable, may_be_replica, read_targets
 
@@ -18,7 +17,6 @@ class Destinations:
     def __init__(self) -> None:
         self._expected: set[str] = set()
         self._tables: dict[str, TargetTable] = {}
-        self._routes: dict[str, dict[str, str]] = {}
         self._may_be_replica: bool | None = None
         self._looking = threading.Lock()
 
@@ -33,7 +31,6 @@ class Destinations:
                 self._tables.pop(namespace, None)
             else:
                 self._tables.clear()
-            self._routes.clear()
 
     def table(self, connection: Connection, namespace: str) -> TargetTable:
         """The table of that name.
@@ -59,14 +56,6 @@ class Destinations:
         names = [TableName.parse(name) for name in missing if name == namespace or _is_table_name(name)]
         for name, table in read_targets(connection, names).items():
             self._tables[name.namespace] = table
-
-    def destination(self, connection: Connection, table: TargetTable, flow: str) -> TargetTable:
-        """Where the rows of a table go: itself, or the top of its tree."""
-        with self._looking:
-            if flow not in self._routes:
-                self._routes[flow] = read_routes_of(connection, flow)
-            route = self._routes[flow].get(table.name.namespace, "")
-        return self.table(connection, route) if route else table
 
     def as_replica(self, connection: Connection, table: TargetTable, context: types.WriteContext | None) -> bool:
         """Whether triggers and foreign keys have to be kept from firing by session_replication_role.

@@ -173,7 +173,9 @@ WITH asked AS (
   SELECT namespace, relation FROM _dsync.target
   WHERE flow = %(flow)s AND namespace = ANY(%(namespaces)s::text[]) ORDER BY namespace FOR SHARE
 ), placed AS MATERIALIZED (
-  SELECT a.unit, a.namespace, coalesce(c.relkind = 'r' AND c.relpersistence = 'u', false) AS unlogged,
+  SELECT a.unit, a.namespace, CASE c.relkind WHEN 'r' THEN c.relpersistence = 'u' WHEN 'p' THEN EXISTS (
+           SELECT FROM pg_partition_tree(c.oid) p JOIN pg_class l ON l.oid = p.relid
+           WHERE p.isleaf AND l.relpersistence = 'u') ELSE false END AS unlogged,
          t.relation IS DISTINCT FROM c.oid AND t.relation IS NOT NULL AS lost
   FROM asked a LEFT JOIN pg_class c ON c.oid = to_regclass(a.relation) LEFT JOIN claimed t USING (namespace)
 ), lasting AS (

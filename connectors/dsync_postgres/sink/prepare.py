@@ -6,6 +6,7 @@ run. A dry run looks, tries and takes everything back.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -29,7 +30,7 @@ from dsync_postgres.sink import fit as fitting
 from dsync_postgres.sink.aside import pending, set_aside
 from dsync_postgres.sink.claims import Claim, is_all_ours, read_claims, save_claims
 from dsync_postgres.sink.ledger import Connection
-from dsync_postgres.sink.loads import analyses, arrange, existing_findings
+from dsync_postgres.sink.loads import Load, analyses, arrange, existing_findings
 from dsync_postgres.sink.removal import listed_names, plan_removal
 from dsync_postgres.sink.rivals import take_over
 from dsync_postgres.sink.routes import read_routes
@@ -151,7 +152,9 @@ class _Outline:
         self.loads = arrangement.loads
         self._taken, self._remade = arrangement.taken, arrangement.remade
         existing = [load.table for load in self.loads if load.table is not None]
-        roots = set(self._routes([table.name for table in existing]).values())
+        # What is made only now is routed once it is there.
+        self._route([table.name for table in existing])
+        roots = set(self._routed.values())
         self._asides = plan_asides(
             connection,
             [*existing, *read_targets(connection, roots).values()],
@@ -243,6 +246,13 @@ class _Outline:
             if not is_all_ours(self._connection, self._request.flow, self._claims[table.name.namespace], table):
                 raise errors.ConflictError(f"making {table.name} anew: rows have come that are not this flow's")
 
+    def _route(self, names: Iterable[TableName]) -> None:
+        """Find out where rows are given to; of several loads, which go to one place."""
+        self._routed = self._routes(names)
+        self._beside: defaultdict[TableName, list[Load]] = defaultdict(list)
+        for load in self.loads:
+            self._beside[self._given_to(load)].append(load)
+
     def _routes(self, names: Iterable[TableName]) -> dict[TableName, TableName]:
         encoding = _source_facts(self._definition).encoding if self._definition.facts else ""
         unlike = bool(encoding) and encoding != read_server(self._connection).encoding
@@ -257,18 +267,38 @@ class _Outline:
                 "since the plan was made, run the command again"
             )
         self._refuse_other_shapes(now)
-        routes = self._routes(now)
+        self._route(now)
         claims = [
             Claim(
                 namespace=load.target.namespace,
                 relation=now[load.target].oid,
-                was_empty=not load.upsert,
+                was_empty=not self._is_upserted(load),
                 created=load.created_before or load.table is None,
-                route=routes[load.target].namespace if load.target in routes else "",
+                route=self._routed[load.target].namespace if load.target in self._routed else "",
             )
             for load in self.loads
         ]
+        claims += self._claims_to_routes(claims)
         save_claims(self._connection, self._request.flow, self._request.run, claims)
+
+    def _claims_to_routes(self, claims: Sequence[Claim]) -> Iterator[Claim]:
+        """What several namespaces are given to is claimed too: that is what units write to, and what is cleared."""
+        for name, table in read_targets(self._connection, set(self._routed.values())).items():
+            below = [claim for claim in claims if claim.route == name.namespace]
+            yield Claim(
+                namespace=name.namespace,
+                relation=table.oid,
+                was_empty=all(claim.was_empty for claim in below),
+                created=all(claim.created for claim in below),
+            )
+
+    def _given_to(self, load: Load) -> TableName:
+        """The table that the rows are given to."""
+        return self._routed.get(load.target, load.target)
+
+    def _is_upserted(self, load: Load) -> bool:
+        """Rows may be where its rows get, which is each partition of the tree that they are given to."""
+        return any(other.upsert for other in self._beside[self._given_to(load)])
 
     def _refuse_other_shapes(self, now: Mapping[TableName, TargetTable]) -> None:
         """A type may have been there before its table, and a row type comes out of a dump with another order."""
@@ -288,13 +318,13 @@ class _Outline:
             namespaces=tuple(
                 types.PreparedNamespace(
                     source=load.source.namespace,
-                    target=load.target.namespace,
+                    target=self._given_to(load).namespace,
                     page_type=load.fit.page_type,
                     columns=load.fit.columns,
-                    upsert=load.upsert,
+                    upsert=self._is_upserted(load),
                     existed=load.table is not None,
                     reason=load.fit.reason,
-                    anew=load.anew,
+                    anew=all(other.anew for other in self._beside[self._given_to(load)]),
                 )
                 for load in self.loads
             ),

@@ -37,7 +37,7 @@ SELECT m.oid::int8, t.flow, coalesce(nullif(f.name, ''), t.flow), t.namespace,
 FROM mine m JOIN _dsync.target t ON t.relation = m.relation AND t.flow <> %(flow)s
 LEFT JOIN pg_class c ON c.oid = t.relation
 LEFT JOIN _dsync.manifest f ON f.flow = t.flow
-LEFT JOIN units u ON (u.flow, u.run, u.namespace) = (t.flow, t.run, t.namespace)
+LEFT JOIN units u ON (u.flow, u.run, u.namespace) = (t.flow, t.run, coalesce(nullif(t.route, ''), t.namespace))
 LEFT JOIN begun b ON (b.flow, b.run) = (t.flow, t.run)
 ORDER BY 1, 2, 4
 """

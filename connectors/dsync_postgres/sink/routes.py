@@ -1,7 +1,8 @@
-"""Partitions that are filled through the top of their tree, because a row belongs elsewhere at the sink.
+"""Partitions that are filled through a table above them, because a row belongs elsewhere at the sink.
 
 Hash partitioning goes by the key's bytes: those of an enum are its oid, those of a text are in the database's
-encoding, so a row of the source's first partition may be one of the sink's second.
+encoding, so a row of the source's first partition may be one of the sink's second. Rows go to the topmost table that
+places them like that: all partitions below it are filled through it, and none beside it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ WITH RECURSIVE base (domain, oid) AS (
   UNION ALL
     SELECT base.domain, t.typbasetype FROM base JOIN pg_type t ON t.oid = base.oid WHERE t.typtype = 'd'
 )
-SELECT DISTINCT w.schema, w.name, rn.nspname::text, r.relname::text
+SELECT DISTINCT ON (w.schema, w.name) w.schema, w.name, rn.nspname::text, r.relname::text
 FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS w (schema, name)
 JOIN pg_namespace n ON n.nspname = w.schema
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name AND c.relispartition
-JOIN pg_class r ON r.oid = pg_partition_root(c.oid) JOIN pg_namespace rn ON rn.oid = r.relnamespace
-CROSS JOIN LATERAL pg_partition_ancestors(c.oid) AS up (oid)
+CROSS JOIN LATERAL pg_partition_ancestors(c.oid) WITH ORDINALITY AS up (oid, height)
+JOIN pg_class r ON r.oid = up.oid JOIN pg_namespace rn ON rn.oid = r.relnamespace
 JOIN pg_partitioned_table p ON p.partrelid = up.oid AND p.partstrat = 'h'
 CROSS JOIN LATERAL unnest(p.partattrs::int2[], p.partcollation::oid[]) AS k (number, collation_oid)
 LEFT JOIN pg_attribute a ON a.attrelid = up.oid AND a.attnum = k.number AND k.number > 0
@@ -36,13 +37,14 @@ LEFT JOIN pg_collation l ON l.oid = k.collation_oid
 WHERE a.attnum IS NULL OR t.typtype <> 'b' OR coalesce(e.typtype, 'b') <> 'b' OR coalesce(e.typname, t.typname) ~ '^reg'
   OR NOT coalesce(l.collisdeterministic, true)
   OR (%(unlike_encodings)s AND 'S' IN (t.typcategory, e.typcategory))
+ORDER BY w.schema, w.name, up.height DESC
 """
 
 
 def read_routes(
     connection: Connection, names: Iterable[TableName], *, unlike_encodings: bool
 ) -> dict[TableName, TableName]:
-    """Of these tables those whose rows have to be given to the top of their tree, with that."""
+    """Of these tables those whose rows have to be given to a table above them, with that."""
     wanted = list(names)
     rows = connection.execute(
         _ROUTES.encode(),

@@ -149,25 +149,23 @@ class SinkSide:
     def _write(self, request: types.WriteRequest, connection: Connection) -> int:
         table = self._destinations.table(connection, request.namespace)
         context = request.context
-        # Where the rows go; the ledger goes by the partition that they came from.
-        destination = table if context is None else self._destinations.destination(connection, table, context.flow)
         columns = request.columns or tuple(column.name for column in table.columns if not column.generated)
         with self._sessions.pages.body(request.page) as body:
             page_type, rows = request.page.type, request.page.rows
             text_columns: frozenset[str] = frozenset()
             if page_type is types.PageType.BSON:
-                decoder = self._decoder(connection, destination, columns)
-                body, rows = _decode(decoder, destination, body)
+                decoder = self._decoder(connection, table, columns)
+                body, rows = _decode(decoder, table, body)
                 page_type, text_columns = types.PageType.PG_COPY_BINARY, decoder.text_columns
             load = writer.Load(
-                table=destination,
+                table=table,
                 columns=columns,
                 page_type=page_type,
                 rows=rows,
                 body=body,
                 text_columns=text_columns,
                 guard=None if context is None else Guard(context=context, unlogged=table.unlogged),
-                as_replica=self._destinations.as_replica(connection, destination, context),
+                as_replica=self._destinations.as_replica(connection, table, context),
             )
             if request.upsert:
                 return writer.upsert(connection, load, self._stages)

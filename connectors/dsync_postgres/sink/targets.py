@@ -103,7 +103,9 @@ class TargetTable:
 # TG: ROW 1, INSERT 4, UPDATE 16 (pg_trigger.h); statement triggers of INSERT fire for COPY too.
 _TABLES = """
 SELECT a.schema, a.name, c.oid, c.relkind::text AS kind,
-       CASE WHEN c.relkind = 'r' THEN c.relpersistence = 'u' ELSE false END AS unlogged,
+       CASE c.relkind WHEN 'r' THEN c.relpersistence = 'u' WHEN 'p' THEN EXISTS (
+           SELECT FROM pg_partition_tree(c.oid) p JOIN pg_class l ON l.oid = p.relid
+           WHERE p.isleaf AND l.relpersistence = 'u') ELSE false END AS unlogged,
        pg_has_role(c.relowner, 'USAGE') AS owned,
        has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'INSERT') AS can_insert,
        c.relrowsecurity AND row_security_active(c.oid) AS row_security_applies,

@@ -146,12 +146,12 @@ def prepare_request(
 async def copy_tables(sink: Sink, source: Database, prepared: types.Prepared) -> None:
     """Copy every namespace as one page, through its own unit."""
     for load in prepared.namespaces:
-        await sink.open(load.target, namespace=load.target)
+        await sink.open(load.source, namespace=load.target)
         listed = ", ".join('"' + name.replace('"', '""') + '"' for name in load.columns)
         name = TableName.parse(load.source).identifier.as_string(None)
         page = page_of(source, f"SELECT {listed} FROM ONLY {name}", load.page_type)
         await sink.write(
-            sink.request(page, load.target, namespace=load.target, columns=load.columns, upsert=load.upsert, done=True)
+            sink.request(page, load.source, namespace=load.target, columns=load.columns, upsert=load.upsert, done=True)
         )
 
 
