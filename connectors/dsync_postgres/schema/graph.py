@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from dsync_postgres.schema.archive import Archive, TocEntry
 from dsync_postgres.schema.errors import ArchiveError
@@ -30,7 +31,8 @@ _SUBJECT_WORDS: Mapping[str, tuple[str, ...]] = {
     "CHECK CONSTRAINT": ("TABLE", "DOMAIN"),
     "FK CONSTRAINT": ("TABLE",),
     "INDEX": ("ON",),
-    "TRIGGER": ("ON",),
+    # Of a partition only whether it is enabled, where that differs from its parent: ALTER TABLE … DISABLE TRIGGER.
+    "TRIGGER": ("ON", "TABLE"),
     "RULE": ("TO", "VIEW"),
     "POLICY": ("ON",),
     "ROW SECURITY": ("TABLE",),
@@ -100,6 +102,7 @@ def build_graph(archive: Archive) -> Graph:
     partitions = _soften_partitions(entries, pieces, relations, needs)
     _soften_indexes(entries, pieces, needs)
     _soften_sequences(entries, subjects, needs)
+    _tie_trigger_states(entries, pieces, subjects, partitions, needs)
     belongings: defaultdict[int, list[int]] = defaultdict(list)
     for part, whole in subjects.items():
         needs[part].add(whole)
@@ -225,6 +228,34 @@ def _soften_sequences(
     for key, entry in entries.items():
         if entry.desc == "SEQUENCE" and key not in subjects:
             needs[key] -= {other for other in needs[key] if entries[other].desc in RELATION_KINDS}
+
+
+def _tie_trigger_states(
+    entries: Mapping[int, TocEntry],
+    pieces: Mapping[int, Sequence[Token]],
+    subjects: Mapping[int, int],
+    partitions: Mapping[int, tuple[int, ...]],
+    needs: Mapping[int, set[int]],
+) -> None:
+    """A partition has the triggers of its parents; an entry of its own only says whether one is enabled there."""
+    parents = {child: parent for parent, children in partitions.items() for child in children}
+    triggers = {key: _trigger_name(pieces[key]) for key, entry in entries.items() if entry.desc == "TRIGGER"}
+    created = {
+        (subjects[key], name): key
+        for key, name in triggers.items()
+        if key in subjects and pieces[key][0].is_word("CREATE")
+    }
+    for key, name in triggers.items():
+        if key in subjects and not pieces[key][0].is_word("CREATE"):
+            table: int | None = subjects[key]
+            while table is not None and (table, name) not in created:
+                table = parents.get(table)
+            if table is not None:
+                needs[key].add(created[table, name])
+
+
+def _trigger_name(pieces: Sequence[Token]) -> str | None:
+    return next((name.name for word, name in pairwise(pieces) if word.depth == 0 and word.is_word("TRIGGER")), None)
 
 
 def _references(entries: Mapping[int, TocEntry], pieces: Mapping[int, Sequence[Token]]) -> dict[int, TableName]:

@@ -101,6 +101,8 @@ class _Planner:
         self._selection = cleared.selection
         self._graph = selection.graph
         self._entries = [e for e in cleared.selection.entries() if e.dump_id not in there.skipped]
+        made = {entry.tag for entry in self._entries if entry.desc == "ACCESS METHOD"}
+        self._access_methods = self._sink.access_methods | made
         self._remarks = self._by_subject()
         self._findings = [*there.findings, *cleared.findings]
         self._unowned: dict[str, list[str]] = {}
@@ -178,7 +180,7 @@ class _Planner:
                 self._missing_places.setdefault(("tablespace", entry.tablespace), []).append(name)
             yield from self._set("default_tablespace", entry.tablespace if usable else "", name)
         if entry.tableam is not None and entry.relkind != "p":
-            usable = entry.tableam in self._sink.access_methods
+            usable = entry.tableam in self._access_methods
             if not usable:
                 self._missing_places.setdefault(("access method", entry.tableam), []).append(name)
             yield from self._set("default_table_access_method", entry.tableam if usable else "heap", name)
@@ -192,7 +194,7 @@ class _Planner:
 
     def _partitioned_access_method(self, entry: TocEntry, name: str) -> Iterator[Statement]:
         """What new partitions will use; a partitioned table has none of its own before 17."""
-        if entry.tableam is None or entry.relkind != "p" or entry.tableam not in self._sink.access_methods:
+        if entry.tableam is None or entry.relkind != "p" or entry.tableam not in self._access_methods:
             return
         if self._sink.server.major >= _ACCESS_METHOD_OF_PARTITIONED_SINCE:
             text = sql.SQL("ALTER TABLE {} SET ACCESS METHOD {}").format(

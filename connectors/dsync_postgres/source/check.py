@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import LiteralString
 
 from dsync.sdk import types
 from dsync_postgres.documents import TypeBook, read_own_types
@@ -31,7 +32,7 @@ from dsync_postgres.source.description import DIALECT, Describer, major_of
 _OLDEST_MAJOR, _NEWEST_MAJOR = 14, 18
 # A transaction that is so many others old makes `resume_plan` doubt rows that the copy has seen.
 _OLD_TRANSACTIONS = 100_000
-_MOST_COLUMNS = 5
+_MOST_NAMES = 5
 _WITHOUT_UNLOGGED = "read from the primary, or choose the other tables with -n"
 
 Tables = Mapping[TableName, TableFacts]
@@ -49,8 +50,24 @@ class _Facts:
     """Of a standby alone."""
     large_objects: int
     event_triggers: int
+    publications: tuple[str, ...]
+    subscriptions: tuple[str, ...]
+    settings: int
+    """How many roles, or all of them, have settings of their own in this database."""
     transactions_behind: int
     """How many transactions ago the oldest one that still runs began."""
+
+
+_REST: LiteralString = """
+SELECT (SELECT count(*) FROM pg_event_trigger),
+       pg_snapshot_xmax(s)::text::int8 - pg_snapshot_xmin(s)::text::int8,
+       ARRAY(SELECT pubname::text FROM pg_publication ORDER BY 1),
+       ARRAY(SELECT subname::text FROM pg_subscription JOIN pg_database d ON d.oid = subdbid
+             WHERE d.datname = current_database() ORDER BY 1),
+       (SELECT count(*) FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase
+        WHERE d.datname = current_database())
+FROM pg_current_snapshot() s
+"""
 
 
 async def check_source(
@@ -68,6 +85,7 @@ async def check_source(
         *_activity_findings(facts),
         *source_findings(facts.extensions, facts.large_objects, whole_database=not request.namespaces),
         *table_findings(chosen),
+        *(_own_findings(facts) if not request.namespaces else ()),
         *_unlogged_findings(chosen, facts, whole_database=not request.namespaces),
     ]
     if request.peer_db_type == DIALECT:
@@ -116,10 +134,7 @@ def _look(connection: Connection) -> _Facts:
     with translating("checking the source"):
         begin_reading(connection, "")
         try:
-            row = connection.execute(
-                "SELECT (SELECT count(*) FROM pg_event_trigger), pg_snapshot_xmax(s)::text::int8"
-                " - pg_snapshot_xmin(s)::text::int8 FROM pg_current_snapshot() s"
-            ).fetchone()
+            row = connection.execute(_REST).fetchone()
             assert row is not None, "a function in FROM gives one row"
             server = read_server(connection)
             return _Facts(
@@ -131,6 +146,9 @@ def _look(connection: Connection) -> _Facts:
                 large_objects=count_large_objects(connection),
                 event_triggers=row[0],
                 transactions_behind=row[1],
+                publications=tuple(row[2]),
+                subscriptions=tuple(row[3]),
+                settings=row[4],
             )
         finally:
             connection.rollback()
@@ -204,6 +222,26 @@ def _activity_findings(facts: _Facts) -> Iterator[types.Finding]:
         )
 
 
+def _own_findings(facts: _Facts) -> Iterator[types.Finding]:
+    """What belongs to this database alone, and to no table: a copy has its own, or none."""
+    for kind, names in (("publication", facts.publications), ("subscription", facts.subscriptions)):
+        if names:
+            more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+            yield warn(
+                f"{kind}s",
+                facts.server.database,
+                f"the source's {kind}s are not made at the sink: {', '.join(names[:_MOST_NAMES])}{more}",
+                f"make there what is wanted of them: CREATE {kind.upper()}",
+            )
+    if facts.settings:
+        yield info(
+            "database-settings",
+            facts.server.database,
+            "settings made by ALTER DATABASE … SET or ALTER ROLE … IN DATABASE … SET are not copied",
+            "\\drds in psql lists them",
+        )
+
+
 def _unlogged_findings(tables: list[TableFacts], facts: _Facts, *, whole_database: bool) -> Iterator[types.Finding]:
     """Unlogged tables, and on a standby, which is sent neither their rows nor their sequences, why that cannot be."""
     unlogged = [table for table in tables if is_copied(table) and table.has_rows and table.persistence == "u"]
@@ -244,5 +282,5 @@ def _document_findings(tables: list[TableFacts], facts: _Facts, sink: str) -> It
             yield info(
                 "by-text",
                 table.name.namespace,
-                f"{sink} gets these columns as text, as the server prints them: {', '.join(by_text[:_MOST_COLUMNS])}",
+                f"{sink} gets these columns as text, as the server prints them: {', '.join(by_text[:_MOST_NAMES])}",
             )
