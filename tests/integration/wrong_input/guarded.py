@@ -19,6 +19,7 @@ from dsync.cli.title import secrets_of
 from dsync.state import FlowSummary, StateMissingError, Store
 from tests.integration.cli.running import Dsync, Ended, Running
 from tests.support.databases import Database
+from tests.support.waiting import wait_for
 
 CANARY = f"k4n@rienvogel/{os.getpid()} ß"
 """The password of every role that these tests connect with; the characters are those that need quoting.
@@ -157,8 +158,11 @@ class GuardedDsync(Dsync):
             if path.is_file():
                 assert not leaks(path.read_bytes()), f"the password is in {path}"
         assert list(self.runtime.iterdir()) == [], "private files were left behind"
-        left = [process for process in psutil.process_iter() if _is_of(process, str(self.directory))]
-        assert left == [], "processes were left behind"
+        # One that was killed may take a moment to be gone.
+        wait_for(lambda: not self._processes(), timeout_s=20, what=lambda: f"the end of {self._processes()}")
+
+    def _processes(self) -> list[psutil.Process]:
+        return [process for process in psutil.process_iter() if _is_of(process, str(self.directory))]
 
 
 def known_flows(state: Path) -> tuple[FlowSummary, ...]:
