@@ -48,11 +48,11 @@ _LOOK_AGAIN_S = 0.2
 _CLOSE_WITHIN_S = 0.5
 _MOST_NAME_BYTES = 63
 
-_SETTINGS = f"""
+_SETTINGS = """
     set_config('search_path', quote_ident(CAST(:schema AS text)), true),
-    set_config('lock_timeout', '{_LOCK_TIMEOUT_S}s', true),
-    set_config('statement_timeout', '{_STATEMENT_TIMEOUT_S}s', true),
-    set_config('idle_in_transaction_session_timeout', '{_IDLE_TIMEOUT_S}s', true)"""
+    set_config('lock_timeout', :lock_timeout, true),
+    set_config('statement_timeout', :statement_timeout, true),
+    set_config('idle_in_transaction_session_timeout', :idle_timeout, true)"""
 _TIME = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now_us"
 _BEGIN_READING = text(f"SELECT {_SETTINGS}, {_TIME}, NULL AS xid")
 # Without it a role or database that has it off would have commits reported before they are on the disk.
@@ -185,12 +185,20 @@ class PostgresDatabase(Database):
             psycopg.IsolationLevel.READ_COMMITTED if writes else psycopg.IsolationLevel.REPEATABLE_READ
         )
         driver.read_only = not writes
-        row = connection.execute(_BEGIN_WRITING if writes else _BEGIN_READING, {"schema": self._place.schema}).one()
+        row = connection.execute(_BEGIN_WRITING if writes else _BEGIN_READING, self._settings()).one()
         if alone_on:
             # On its own, so that what follows sees what its last owner has committed.
             connection.execute(_BEGIN_ALONE, {"key": self._key(alone_on)})
         self._began = (row.now_us, holder.uptime_us())
         return connection, row.xid
+
+    def _settings(self) -> dict[str, str]:
+        return {
+            "schema": self._place.schema,
+            "lock_timeout": f"{_LOCK_TIMEOUT_S}s",
+            "statement_timeout": f"{_STATEMENT_TIMEOUT_S}s",
+            "idle_timeout": f"{_IDLE_TIMEOUT_S}s",
+        }
 
     def _key(self, alone_on: str) -> int:
         """A name as the server's locks have them: 64 bits; two that meet by chance only wait for each other."""
