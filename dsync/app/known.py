@@ -21,6 +21,8 @@ class KnownFlow:
     spec: FlowSpec
     run: RunRow | None
     """None: it has been made and has never run."""
+    state: str = ""
+    """What `--state` is given; empty: the default one."""
 
     @property
     def title(self) -> str:
@@ -37,7 +39,7 @@ class KnownFlow:
     @property
     def command(self) -> str:
         """The command line that goes on with it; a password stands as ***."""
-        return sync_command(self.spec, self.flow.name or "")
+        return sync_command(self.spec, self.flow.name or "", self.state)
 
 
 def _reachable(known: KnownFlow, end: EndpointIdentity, option: str) -> str:
@@ -56,7 +58,9 @@ def find_known_flow(store: Store, reference: str) -> KnownFlow:
 
 
 def known_flow(store: Store, flow: FlowRow) -> KnownFlow:
-    return KnownFlow(flow=flow, spec=FlowSpec.model_validate(flow.spec), run=store.latest_run(flow.flow))
+    return KnownFlow(
+        flow=flow, spec=FlowSpec.model_validate(flow.spec), run=store.latest_run(flow.flow), state=store.named
+    )
 
 
 @contextlib.contextmanager
@@ -77,13 +81,15 @@ def existing_store(location: str, *, wanted: str = "") -> Iterator[Store | None]
         yield store
 
 
-def sync_command(spec: FlowSpec, name: str) -> str:
+def sync_command(spec: FlowSpec, name: str, state: str = "") -> str:
     """`dsync sync …` with everything that finds this flow again."""
     words = ["dsync", "sync", spec.source.reference, spec.sink.reference, "--mode", spec.mode]
     for pattern in spec.namespaces:
         words += ["-n", pattern]
     if spec.schema_mode != "copy":
         words += ["--schema", spec.schema_mode]
+    if state:
+        words += ["--state", state]
     if name:
         words += ["--flow", name]
     return shlex.join(words)

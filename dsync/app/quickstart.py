@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
+from dsync.app.known import existing_store
 from dsync.app.requests import SyncRequest
 from dsync.app.sync import SyncOutcome, sync
 from dsync.coordinator.events import EventHandler, PhaseChanged
 from dsync.quickstart.sample import ShopSummary, create_shop
 from dsync.quickstart.servers import EmbeddedPostgres
-from dsync.sdk.redaction import secrets_of_uri
+from dsync.sdk.redaction import redact_uri, secrets_of_uri
 
 T = TypeVar("T")
 
@@ -31,6 +33,8 @@ class QuickstartRequest:
     """About how many the shop gets."""
     keep: bool = False
     """Keep the servers running until the task is cancelled."""
+    state: str = ""
+    """Where the flow is remembered while it lasts; empty: in a file that goes with the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +47,8 @@ class QuickstartReport:
     """URIs without the password, which stands in `passfile`."""
     sink: str
     passfile: Path
-    state: Path
+    state: str
+    """What `--state` is given; a password stands as ***."""
 
 
 async def quickstart(
@@ -68,10 +73,12 @@ async def quickstart(
         hide(secret for uri in uris for secret in secrets_of_uri(uri))
         emit(PhaseChanged(phase="filling a shop"))
         shop = await _fill(source, uris[0], request.rows)
+        state = request.state or str(folder / "state.db")
+        flow = f"quickstart-{secrets.token_hex(4)}" if request.state else ""
+        if flow:
+            stack.push_async_callback(asyncio.to_thread, _forget, state, flow)
         outcome = await sync(
-            SyncRequest(source=uris[0], sink=uris[1], state=str(folder / "state.db"), verify=True),
-            emit,
-            asyncio.Event(),
+            SyncRequest(source=uris[0], sink=uris[1], state=state, flow=flow, verify=True), emit, asyncio.Event()
         )
         on_report(
             QuickstartReport(
@@ -81,11 +88,19 @@ async def quickstart(
                 source=_without_password(uris[0]),
                 sink=_without_password(uris[1]),
                 passfile=_write_passfile(folder, uris),
-                state=folder / "state.db",
+                state=redact_uri(state),
             )
         )
         if request.keep:
             await _until_cancelled()
+
+
+def _forget(state: str, flow: str) -> None:
+    """A state that others use keeps nothing of a flow whose ends are gone."""
+    with existing_store(state) as store:
+        found = store.find_flow_by_name(flow) if store is not None else None
+        if store is not None and found is not None:
+            store.delete_flow(found.flow)
 
 
 @asynccontextmanager

@@ -94,14 +94,15 @@ def _stacked(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-def state_option() -> Callable[[Any], Any]:
+def state_option(default: str = "the XDG state directory") -> Callable[[Any], Any]:
     return click.option(
         "--state",
         metavar="URL",
         default="",
         shell_complete=complete_files,
         help="Where flows are remembered: a path (or sqlite:///PATH), or postgresql://HOST/DATABASE[?schema=NAME],"
-        " which several machines can share; also env:NAME and file:PATH. [default: the XDG state directory]",
+        " which several machines can share; also env:NAME and file:PATH."
+        f" [default: {default}]",
     )
 
 

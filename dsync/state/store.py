@@ -18,6 +18,7 @@ from typing import Self
 
 from sqlalchemy import delete, func, select
 
+from dsync.sdk.redaction import redact_uri
 from dsync.state._flows import Flows
 from dsync.state._leases import Leases
 from dsync.state._part import columns, value
@@ -67,11 +68,15 @@ class Store(Flows, Runs, Plans, Leases, Requests, Records):
             StateIncompleteError: tables of it are missing.
             NotAStateError: it is another program's database.
         """
-        return cls(open_database(parse_location(location), create=create, clock=clock), workspace)
+        store = cls(open_database(parse_location(location), create=create, clock=clock), workspace)
+        store.named = redact_uri(os.fspath(location)) if location else ""
+        return store
 
     def __init__(self, database: Database, workspace: str = DEFAULT_WORKSPACE) -> None:
         super().__init__(database, workspace)
         self.title = database.title
+        self.named = ""
+        """What `--state` is to be given to find it again, without a password; empty: it is the default one."""
         self.clock = database.clock
 
     def __enter__(self) -> Self:

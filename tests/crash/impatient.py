@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import sys
 
-from dsync.app import ends, sync
+from dsync.app import ends, holding
 from dsync.cli.main import main
 from dsync.plugins.supervision import Patience
 
@@ -31,7 +31,7 @@ if __name__ == "__main__":
     for word in short:
         name, _, seconds = word.partition(":")
         if name == "lease":
-            shorten(sync, "acquire", ttl_s=float(seconds or LEASE_S))
+            shorten(holding, "acquire", ttl_s=float(seconds or LEASE_S))
     if "answers" in short:
         shorten(ends, "OpenOptions", patience=PATIENCE)
     if "grace" in short:

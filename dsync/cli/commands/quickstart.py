@@ -9,7 +9,7 @@ import click
 
 from dsync.cli.answer import Answer, print_answer
 from dsync.cli.command import DsyncCommand
-from dsync.cli.options import progress_option
+from dsync.cli.options import progress_option, state_option
 from dsync.cli.settings import Settings
 from dsync.cli.summary import sync_answer
 from dsync.cli.text import columns, counted, duration
@@ -35,9 +35,10 @@ _NEXT = (
     help="About how many rows the source gets.",
 )
 @click.option("--keep", is_flag=True, help="Keep both servers running afterwards, until Ctrl-C.")
+@state_option(default="a temporary file")
 @progress_option()
 @click.pass_obj
-def quickstart(settings: Settings, rows: int, keep: bool, progress: Any) -> Answer:
+def quickstart(settings: Settings, rows: int, keep: bool, state: str, progress: Any) -> Answer:
     """Try dsync without a database: start two PostgreSQL servers, fill one with a shop, copy it and verify the copy.
 
     The copy runs as it always does, through three processes. Everything is removed at the end.
@@ -55,7 +56,7 @@ def quickstart(settings: Settings, rows: int, keep: bool, progress: Any) -> Answ
             print_answer(answers[0], settings)
 
     async def try_and_show(_: asyncio.Event) -> None:
-        request = QuickstartRequest(rows=rows, keep=keep)
+        request = QuickstartRequest(rows=rows, keep=keep, state=state)
         with showing_progress(settings, progress) as emit:
             await try_it(request, emit, hide=settings.hide, on_report=on_report)
 
