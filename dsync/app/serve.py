@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from dsync.plugins.endpoint import RemoteEndpoint, parse_endpoint
 from dsync.plugins.hosting import host_connector
 from dsync.plugins.registry import Registry
 from dsync.plugins.runtime import runtime_directory
+from dsync.plugins.shared import share
 from dsync.protocol.errors import OptionError, RequestError
+from dsync.protocol.interface import Connector
 from dsync.sdk.references import is_reference, resolve
 from dsync.sdk.serve import ServeOptions, ServerTls, serve
 
@@ -56,10 +59,18 @@ async def serve_connector(request: ServeRequest, on_started: Callable[[Serving],
     assert spec is not None, "an endpoint that parses has a usable connector"
     async with AsyncExitStack() as stack:
         runtime = stack.enter_context(runtime_directory())
-        hosted = host_connector(spec, endpoint.reference, private_directory=runtime, application_name="dsync serve")
+
+        def make() -> Connector:
+            # A directory for each: several flows may be served at a time.
+            directory = Path(tempfile.mkdtemp(dir=runtime))
+            return host_connector(
+                spec, endpoint.reference, private_directory=directory, application_name="dsync serve"
+            ).connector
+
+        shared = share(make)
         started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         started.add_done_callback(lambda done: on_started(_serving(spec.name, done.result(), options)))
-        await serve(hosted.connector, options, started=started)
+        await serve(shared, options, started=started)
 
 
 def serve_options(request: ServeRequest) -> ServeOptions:

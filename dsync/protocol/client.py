@@ -6,6 +6,7 @@ single records, cut into messages it can be expected to take.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -19,9 +20,10 @@ from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
 from dsync.protocol.channel import MAX_MESSAGE_BYTES, UNDECLARED_MESSAGE_BYTES, Deadlines, Target
 from dsync.protocol.convert import checksums, flows, handshake, schema, transforms, values
 from dsync.protocol.convert import pages as messages
-from dsync.protocol.errors import CapacityError, PluginBugError, UnsupportedError
+from dsync.protocol.errors import CapacityError, DsyncError, PluginBugError, UnsupportedError
 from dsync.protocol.interface import Connector, Transform
 from dsync.protocol.link import Link, Metadata
+from dsync.protocol.session import session_name
 from dsync.protocol.types import (
     BsonValue,
     Bucket,
@@ -67,6 +69,7 @@ _ENVELOPE_BYTES = 64 * 1024
 _RECORD_OVERHEAD_BYTES = 8
 _LONGEST_NAME_BYTES = 512
 _OLD_LINK_GRACE_S = 5.0
+_GOOD_BYE_S = 2.0
 _HEADER_NAME = re.compile(r"[0-9a-z_.-]+\Z")
 _HEADER_VALUE = re.compile(r"[ -~]*\Z")
 
@@ -93,7 +96,7 @@ class RemoteConnector(Connector):
 
         The session is opened there before the first call can reach it: it has forgotten what its predecessor knew.
         """
-        fresh = Link(target)
+        fresh = Link(target, session=self._link.session)
         if self._session is not None:
             try:
                 await self._open_session(fresh, self._session)
@@ -104,6 +107,16 @@ class RemoteConnector(Connector):
         await old.close(grace_s=_OLD_LINK_GRACE_S)
 
     async def close(self) -> None:
+        if self._session is not None and not self.target.address.startswith("unix:"):
+            # Not a child, which ends now: others may share it. Where it cannot be told, it forgets by itself.
+            with contextlib.suppress(DsyncError):
+                await self._link.call(
+                    lambda s: s.extension.CloseSession,
+                    dsync.CloseSessionRequest(),
+                    method="CloseSession",
+                    timeout_s=_GOOD_BYE_S,
+                )
+            self._session = None
         await self._link.close()
 
     # ------------------------------------------------------------ adiom.v1
@@ -216,12 +229,21 @@ class RemoteConnector(Connector):
         self._extensions = handshake.extensions_from_pb(answer)
         if not self.target.keepalive:
             # It is one of ours, so it bears the pings by which a dead connection is noticed.
-            old, self._link = self._link, Link(dataclasses.replace(self.target, keepalive=True))
+            old, self._link = self._link, self._with_pings()
             await old.close(grace_s=_OLD_LINK_GRACE_S)
         return self._extensions
 
+    def _with_pings(self) -> Link:
+        return Link(dataclasses.replace(self.target, keepalive=True), session=self._link.session)
+
     async def open_session(self, request: SessionRequest) -> bytes:
-        content = await self._open_session(self._link, request)
+        if self._session != request:
+            self._link.session = session_name(request)
+        try:
+            content = await self._open_session(self._link, request)
+        except UnsupportedError:
+            self._link.session = ""
+            raise
         self._session = request
         return content
 

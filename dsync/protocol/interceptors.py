@@ -11,6 +11,7 @@ from grpc import aio
 
 from dsync.protocol.errors import DsyncError
 from dsync.protocol.errors_wire import WireError, to_wire, unexpected
+from dsync.protocol.session import current_session, session_of
 
 _Q = TypeVar("_Q")
 _A = TypeVar("_A")
@@ -24,7 +25,7 @@ _PACKAGES = ("/adiom.v1.", "/dsync.v1.")
 
 
 class ErrorInterceptor(aio.ServerInterceptor):
-    """Ends a failed call with the status, the text and the class of its error."""
+    """Ends a failed call with the status, the text and the class of its error; tells the call its session."""
 
     async def intercept_service(self, continuation: _Continuation, details: grpc.HandlerCallDetails) -> _Handler | None:
         handler = await continuation(details)
@@ -32,21 +33,23 @@ class ErrorInterceptor(aio.ServerInterceptor):
         if handler is None or not details.method.startswith(_PACKAGES):
             return handler
         name = details.method.rpartition("/")[2]
+        session = session_of(details.invocation_metadata)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                _translating_stream(handler.unary_stream, name),
+                _translating_stream(handler.unary_stream, name, session),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            _translating(handler.unary_unary, name),
+            _translating(handler.unary_unary, name, session),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
 
-def _translating(behaviour: Any, name: str) -> Any:
+def _translating(behaviour: Any, name: str, session: str) -> Any:
     async def call(request: _Q, context: aio.ServicerContext[Any, Any]) -> Any:
+        current_session.set(session)
         try:
             return await behaviour(request, context)
         except DsyncError as exc:
@@ -58,8 +61,9 @@ def _translating(behaviour: Any, name: str) -> Any:
     return call
 
 
-def _translating_stream(behaviour: Any, name: str) -> Any:
+def _translating_stream(behaviour: Any, name: str, session: str) -> Any:
     async def call(request: _Q, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        current_session.set(session)
         answers = behaviour(request, context)
         try:
             async for answer in answers:

@@ -109,6 +109,9 @@ class Connector:
         """Take note of the flow and its limits; returns the page probe's content (empty: cannot be read)."""
         raise _unsupported(self, "OpenSession")
 
+    async def close_session(self) -> None:
+        """Let go of what only the caller's session needs. Nothing to do for a plug-in that serves one coordinator."""
+
     async def check(self, request: CheckRequest) -> tuple[Finding, ...]:
         """What would stop the flow or lose data, and what a person should know."""
         raise _unsupported(self, "Check")

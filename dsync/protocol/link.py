@@ -15,6 +15,7 @@ from dsync.protocol._gen.dsync.v1 import dsync_pb2_grpc as dsync_grpc
 from dsync.protocol.channel import Target, open_channel
 from dsync.protocol.errors import DsyncError, PluginBugError, ServerUnavailableError
 from dsync.protocol.errors_wire import from_rpc, is_cancelled_by_caller
+from dsync.protocol.session import KEY as SESSION_KEY
 from dsync.protocol.types import Page, WriteRequest
 
 _Q = TypeVar("_Q")
@@ -49,8 +50,10 @@ class Stubs:
 class Link:
     """One peer; every failure comes out as a DsyncError."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, session: str = "") -> None:
         self.target = target
+        self.session = session
+        """Goes with every call; empty: there is none yet."""
         self._channel = open_channel(target)
         self._stubs = Stubs(self._channel)
 
@@ -103,7 +106,8 @@ class Link:
 
     def _metadata(self, extra: Metadata) -> aio.Metadata:
         token = [("authorization", f"Bearer {self.target.token}")] if self.target.token else []
-        return aio.Metadata(*token, *extra)
+        session = [(SESSION_KEY, self.session.encode())] if self.session else []
+        return aio.Metadata(*token, *session, *extra)
 
     def _closed(self, method: str) -> DsyncError:
         return ServerUnavailableError(f"{method} at {self.target.name}: the connection was closed while it ran")

@@ -138,6 +138,10 @@ class _ExtensionServicer(dsync_grpc.ExtensionServiceServicer):
             session = dataclasses.replace(session, page_directory="", page_probe="")
         return dsync.OpenSessionResponse(page_probe_content=await self._connector.open_session(session))
 
+    async def CloseSession(self, request: dsync.CloseSessionRequest, context: object) -> dsync.CloseSessionResponse:
+        await self._connector.close_session()
+        return dsync.CloseSessionResponse()
+
     async def Check(self, request: dsync.CheckRequest, context: object) -> dsync.CheckResponse:
         findings = await self._connector.check(handshake.check_from_pb(request))
         return dsync.CheckResponse(findings=map(values.finding_to_pb, findings))

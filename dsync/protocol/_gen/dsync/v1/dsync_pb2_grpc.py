@@ -27,7 +27,10 @@ if _version_not_supported:
 
 
 class ExtensionServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """A plug-in that several coordinators share tells their sessions apart by the
+    metadata dsync-session-bin, which a client gives with OpenSession and with
+    every call that belongs to the session; without it a call belongs to none.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -45,6 +48,11 @@ class ExtensionServiceStub:
                 request_serializer=dsync_dot_v1_dot_dsync__pb2.OpenSessionRequest.SerializeToString,
                 response_deserializer=dsync_dot_v1_dot_dsync__pb2.OpenSessionResponse.FromString,
                 _registered_method=True)
+        self.CloseSession = channel.unary_unary(
+                '/dsync.v1.ExtensionService/CloseSession',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.CloseSessionRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.CloseSessionResponse.FromString,
+                _registered_method=True)
         self.Check = channel.unary_unary(
                 '/dsync.v1.ExtensionService/Check',
                 request_serializer=dsync_dot_v1_dot_dsync__pb2.CheckRequest.SerializeToString,
@@ -53,7 +61,10 @@ class ExtensionServiceStub:
 
 
 class ExtensionServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """A plug-in that several coordinators share tells their sessions apart by the
+    metadata dsync-session-bin, which a client gives with OpenSession and with
+    every call that belongs to the session; without it a call belongs to none.
+    """
 
     def GetExtensions(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -63,6 +74,13 @@ class ExtensionServiceServicer:
 
     def OpenSession(self, request, context):
         """Once, before any call that moves data. Repeatable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseSession(self, request, context):
+        """The caller is done: what is held for its session may go.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,6 +105,11 @@ def add_ExtensionServiceServicer_to_server(servicer, server):
                     request_deserializer=dsync_dot_v1_dot_dsync__pb2.OpenSessionRequest.FromString,
                     response_serializer=dsync_dot_v1_dot_dsync__pb2.OpenSessionResponse.SerializeToString,
             ),
+            'CloseSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseSession,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.CloseSessionRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.CloseSessionResponse.SerializeToString,
+            ),
             'Check': grpc.unary_unary_rpc_method_handler(
                     servicer.Check,
                     request_deserializer=dsync_dot_v1_dot_dsync__pb2.CheckRequest.FromString,
@@ -101,7 +124,10 @@ def add_ExtensionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExtensionService:
-    """Missing associated documentation comment in .proto file."""
+    """A plug-in that several coordinators share tells their sessions apart by the
+    metadata dsync-session-bin, which a client gives with OpenSession and with
+    every call that belongs to the session; without it a call belongs to none.
+    """
 
     @staticmethod
     def GetExtensions(request,
@@ -147,6 +173,33 @@ class ExtensionService:
             '/dsync.v1.ExtensionService/OpenSession',
             dsync_dot_v1_dot_dsync__pb2.OpenSessionRequest.SerializeToString,
             dsync_dot_v1_dot_dsync__pb2.OpenSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.ExtensionService/CloseSession',
+            dsync_dot_v1_dot_dsync__pb2.CloseSessionRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.CloseSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -30,6 +30,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExtensionServiceStub:
+    """A plug-in that several coordinators share tells their sessions apart by the
+    metadata dsync-session-bin, which a client gives with OpenSession and with
+    every call that belongs to the session; without it a call belongs to none.
+    """
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -37,17 +42,31 @@ class ExtensionServiceStub:
     GetExtensions: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.GetExtensionsRequest, _dsync_pb2.GetExtensionsResponse]
     OpenSession: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.OpenSessionRequest, _dsync_pb2.OpenSessionResponse]
     """Once, before any call that moves data. Repeatable."""
+    CloseSession: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.CloseSessionRequest, _dsync_pb2.CloseSessionResponse]
+    """The caller is done: what is held for its session may go."""
     Check: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.CheckRequest, _dsync_pb2.CheckResponse]
 
 @_typing.type_check_only
 class ExtensionServiceAsyncStub(ExtensionServiceStub):
+    """A plug-in that several coordinators share tells their sessions apart by the
+    metadata dsync-session-bin, which a client gives with OpenSession and with
+    every call that belongs to the session; without it a call belongs to none.
+    """
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetExtensions: _aio.UnaryUnaryMultiCallable[_dsync_pb2.GetExtensionsRequest, _dsync_pb2.GetExtensionsResponse]  # type: ignore[assignment]
     OpenSession: _aio.UnaryUnaryMultiCallable[_dsync_pb2.OpenSessionRequest, _dsync_pb2.OpenSessionResponse]  # type: ignore[assignment]
     """Once, before any call that moves data. Repeatable."""
+    CloseSession: _aio.UnaryUnaryMultiCallable[_dsync_pb2.CloseSessionRequest, _dsync_pb2.CloseSessionResponse]  # type: ignore[assignment]
+    """The caller is done: what is held for its session may go."""
     Check: _aio.UnaryUnaryMultiCallable[_dsync_pb2.CheckRequest, _dsync_pb2.CheckResponse]  # type: ignore[assignment]
 
 class ExtensionServiceServicer(metaclass=_abc_1.ABCMeta):
+    """A plug-in that several coordinators share tells their sessions apart by the
+    metadata dsync-session-bin, which a client gives with OpenSession and with
+    every call that belongs to the session; without it a call belongs to none.
+    """
+
     @_abc_1.abstractmethod
     def GetExtensions(
         self,
@@ -62,6 +81,14 @@ class ExtensionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_dsync_pb2.OpenSessionResponse, _abc.Awaitable[_dsync_pb2.OpenSessionResponse]]:
         """Once, before any call that moves data. Repeatable."""
+
+    @_abc_1.abstractmethod
+    def CloseSession(
+        self,
+        request: _dsync_pb2.CloseSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.CloseSessionResponse, _abc.Awaitable[_dsync_pb2.CloseSessionResponse]]:
+        """The caller is done: what is held for its session may go."""
 
     @_abc_1.abstractmethod
     def Check(
