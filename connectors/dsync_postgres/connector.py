@@ -84,6 +84,7 @@ class PostgresConnector(Connector):
             write_types=_PAGE_TYPES,
             max_message_bytes=_MAX_MESSAGE_BYTES,
             page_refs=True,
+            insert_only=True,
             transactional=True,
             checksum_dialect=DIALECT,
             schema_dialect=DIALECT,

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dsync.app.dead_letters import with_letters_that_wait
 from dsync.app.ends import Meeting, opening
 from dsync.app.flows import ChosenRun, choose_run, find_or_begin_flow
 from dsync.app.holding import holding
@@ -119,7 +120,8 @@ async def sync(request: SyncRequest, emit: EventHandler, stopping: asyncio.Event
         if chosen.setback:
             emit(SinkPutBack(reason=chosen.setback))
         if chosen.is_finished and not request.verify:
-            return SyncOutcome(flow=flow.flow, flow_name=flow.name or "", run=chosen.run, result=None)
+            run = with_letters_that_wait(store, chosen.run)
+            return SyncOutcome(flow=flow.flow, flow_name=flow.name or "", run=run, result=None)
         return await _run(store, request, spec, fingerprint, meeting, chosen, emit, stopping)
 
 
@@ -167,9 +169,8 @@ async def _run(
             await _check(copy, record)
             result = await copy.execute()
         report = await _verify(request, meeting, copy, chosen, record) if request.verify else None
-        return SyncOutcome(
-            flow=flow.flow, flow_name=flow.name or "", run=await journal.row(), result=result, verify=report
-        )
+        ended = with_letters_that_wait(store, await journal.row()) if result is None else await journal.row()
+        return SyncOutcome(flow=flow.flow, flow_name=flow.name or "", run=ended, result=result, verify=report)
     except SinkNotEmptyError as error:
         told = forgotten(flow.name or flow.flow, error) if chosen.setback == FORGOTTEN else error
         await journal.fail(told)

@@ -147,6 +147,36 @@ ENTRIES: Mapping[str, Entry] = {
     "status": Entry(
         examples=(Example(what="See one flow in full.", lines=(_NIGHTLY, "dsync status nightly")),),
     ),
+    "dead-letters list": Entry(
+        examples=(Example(what="See what the sink has refused.", lines=(_NIGHTLY, "dsync dead-letters list nightly")),),
+    ),
+    "dead-letters show": Entry(
+        examples=(
+            Example(
+                what="See what refused records hold. It may be secret.",
+                lines=(_NIGHTLY, "dsync dead-letters show nightly --show-values"),
+            ),
+        ),
+    ),
+    "dead-letters retry": Entry(
+        exit_codes=(*_ANY, 5, 130, 143),
+        examples=(
+            Example(
+                what="Write them again, once what was wrong at the sink is mended.",
+                lines=(_NIGHTLY, "dsync dead-letters retry nightly", "dsync dead-letters retry nightly -n shop.orders"),
+            ),
+        ),
+        files=("~/.local/state/dsync/state.db", *_PLUGINS),
+        environment=_ENDPOINTS,
+    ),
+    "dead-letters drop": Entry(
+        examples=(
+            Example(
+                what="Go without those of one table.",
+                lines=(_NIGHTLY, "dsync dead-letters drop nightly -n shop.log --yes"),
+            ),
+        ),
+    ),
     "reset": Entry(
         exit_codes=_INTERRUPTIBLE,
         examples=(

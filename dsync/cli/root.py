@@ -19,6 +19,7 @@ COMMANDS = {
     "verify": ("verify", "Compare two databases, or both ends of a flow, row by row."),
     "flows": ("flows", "List the flows that have been run."),
     "status": ("status", "Show how far a flow has come, and how it goes on."),
+    "dead-letters": ("dead_letters", "Records that the sink has refused: list, show, retry, drop."),
     "reset": ("reset", "Forget a flow: its state here and its ledger at the sink."),
     "serve": ("serve", "Run a connector for coordinators on other machines."),
     "connectors": ("connectors", "List the connectors and their options."),

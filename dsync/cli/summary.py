@@ -91,7 +91,9 @@ def _troubles(facts: Mapping[str, Any], reasons: Sequence[DeadLetterGroup]) -> l
     """What a person has to look at, each with what repairs it."""
     lines = []
     if facts["dead_letters"]:
-        lines.append(f"dead letters: {counted(facts['dead_letters'], 'record')} refused (`dsync status` lists them)")
+        lines.append(
+            f"dead letters: {counted(facts['dead_letters'], 'record')} refused (`dsync dead-letters list` lists them)"
+        )
         lines += [
             f"  {group.namespace}: {counted(group.records, 'record')}: {group.reason}" for group in reasons[:_NAMED]
         ]

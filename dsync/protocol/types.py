@@ -102,6 +102,8 @@ class Extensions:
     schema_dialect: str = ""
     row_filters: bool = False
     """As a source it reads the rows that a condition names and no others."""
+    insert_only: bool = False
+    """`WriteRequest.insert_only` is heeded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +277,8 @@ class WriteRequest:
     context: WriteContext | None = None
     upsert: bool = True
     """Rows may be there already: write by key. False promises that none of them is."""
+    insert_only: bool = False
+    """The namespace is in use: triggers fire, foreign keys are checked, and a record whose key is there is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -218,6 +218,22 @@ async def test_a_refused_record_takes_its_page_along(rig: Rig) -> None:
     assert (state.seq, state.rows) == (0, 0)
 
 
+async def test_what_is_there_stays_where_only_an_insert_is_asked_for(rig: Rig) -> None:
+    """A refused record that is written again may be older than what has its key by now."""
+    assert (await rig.connector.get_extensions()).insert_only
+    (state,) = await rig.connector.open_units("f", "r", [UnitRef(unit="u", namespace="a")])
+    await rig.write("a", bson_page(document(1, a="newer")), context(state.fence, 1))
+
+    def late(number: int) -> WriteRequest:
+        record = bson_page(document(number, a="older"))
+        return WriteRequest(namespace="a", page=record, context=context(state.fence, 2), insert_only=True)
+
+    with pytest.raises(errors.RecordError):
+        await rig.connector.write_page(late(1))
+    assert [bson.decode(item) for item in rig.documents("a")] == [{"_id": 1, "a": "newer"}]
+    assert await rig.connector.write_page(late(2)) == 1
+
+
 # -------------------------------------------------------------------- ledger
 
 

@@ -165,9 +165,10 @@ class SinkSide:
                 body=body,
                 text_columns=text_columns,
                 guard=None if context is None else Guard(context=context, unlogged=table.unlogged),
-                as_replica=self._destinations.as_replica(connection, table, context),
+                # Into a table in use a row goes as anybody's INSERT does: what fires, fires.
+                as_replica=not request.insert_only and self._destinations.as_replica(connection, table, context),
             )
-            if request.upsert:
+            if request.upsert and not request.insert_only:
                 return writer.upsert(connection, load, self._stages)
             return writer.insert(connection, load, self._stages)
 

@@ -112,6 +112,7 @@ def write_page_head_to_pb(request: t.WriteRequest) -> dsync.WritePageRequest:
         columns=request.columns,
         context=context_to_pb(request.context) if request.context else None,
         upsert=request.upsert,
+        insert_only=request.insert_only,
     )
 
 
@@ -126,6 +127,7 @@ def write_page_from_head(message: dsync.WritePageRequest, body: t.Buffer) -> t.W
         columns=tuple(message.columns),
         context=context_from_pb(message.context) if message.HasField("context") else None,
         upsert=message.upsert,
+        insert_only=message.insert_only,
     )
 
 

@@ -181,6 +181,7 @@ class MemoryConnector(Connector):
             write_types=(PageType.BSON,),
             services=services_of(self),
             page_refs=True,
+            insert_only=True,
             transactional=True,
             checksum_dialect="memory",
             schema_dialect="memory",
@@ -245,7 +246,7 @@ class MemoryConnector(Connector):
             context, size_bytes = request.context, request.page.size_bytes
             if context and not self.store.advance(context, rows=len(documents), size_bytes=size_bytes):
                 return len(documents)
-            written = self.store.put(request.namespace, documents)
+            written = self.store.put(request.namespace, documents, replacing=not request.insert_only)
         await self.faults.reach("write_page_answer")
         return written
 

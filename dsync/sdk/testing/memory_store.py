@@ -73,17 +73,26 @@ class MemoryStore:
         row = self._db.execute("SELECT flow FROM namespaces WHERE namespace = ?", (namespace,)).fetchone()
         return None if row is None else row[0]
 
-    def put(self, namespace: str, documents: Iterable[tuple[bytes, bytes]], *, refusing: bool = True) -> int:
+    def put(
+        self,
+        namespace: str,
+        documents: Iterable[tuple[bytes, bytes]],
+        *,
+        refusing: bool = True,
+        replacing: bool = True,
+    ) -> int:
         """Insert or replace documents by id; returns how many were given.
 
         Raises:
-            RecordError: one is marked as refused, and `refusing` is true.
+            RecordError: one is marked as refused, and `refusing` is true; or is there already, and not `replacing`.
         """
         self.create(namespace)
         count = 0
         for key, document in documents:
             if refusing and REFUSED_FIELD in document:
                 raise RecordError(f"{namespace}: a document breaks the constraint no_refuse")
+            if not replacing and self.get(namespace, key):
+                raise RecordError(f"{namespace}: a document with this id is there")
             self._db.execute(
                 "INSERT INTO documents VALUES (?1, (SELECT coalesce(max(position), -1) + 1 FROM documents"
                 " WHERE namespace = ?1), ?2, ?3) ON CONFLICT DO UPDATE SET document = excluded.document",

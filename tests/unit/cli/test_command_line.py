@@ -24,7 +24,6 @@ LATER_FLAGS = (
     "--metrics=:1",
 )
 LATER_COMMANDS = (
-    "dead-letters",
     "pause",
     "resume",
     "cancel",

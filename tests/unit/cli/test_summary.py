@@ -108,7 +108,7 @@ def test_dead_letters_are_listed_by_reason() -> None:
     lines = answer.summary.splitlines()
 
     assert answer.exit_code == 5
-    assert lines[1] == "dead letters: 50 records refused (`dsync status` lists them)"
+    assert lines[1] == "dead letters: 50 records refused (`dsync dead-letters list` lists them)"
     assert lines[2] == "  a: 2 records: reason 0"
     assert lines[-1] == "  … and 5 more reasons"
     assert len(answer.result["dead_letter_reasons"]) == 25

@@ -193,6 +193,7 @@ class GetExtensionsResponse(_message.Message):
     CHECKSUM_DIALECT_FIELD_NUMBER: _builtins.int
     SCHEMA_DIALECT_FIELD_NUMBER: _builtins.int
     ROW_FILTERS_FIELD_NUMBER: _builtins.int
+    INSERT_ONLY_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """The largest message it takes or sends. 0: 4 MiB, the gRPC default."""
     page_refs: _builtins.bool
@@ -205,6 +206,8 @@ class GetExtensionsResponse(_message.Message):
     """Definitions (SchemaDescription.definition) of this dialect are understood."""
     row_filters: _builtins.bool
     """As a source it reads the rows that a condition names and no others."""
+    insert_only: _builtins.bool
+    """WritePageRequest.insert_only is heeded."""
     @_builtins.property
     def read_types(self) -> _containers.RepeatedScalarFieldContainer[Global___PageType.ValueType]:
         """Page types it reads (as a source) and writes (as a sink), cheapest first."""
@@ -227,10 +230,11 @@ class GetExtensionsResponse(_message.Message):
         checksum_dialect: _builtins.str = ...,
         schema_dialect: _builtins.str = ...,
         row_filters: _builtins.bool = ...,
+        insert_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum_dialect", b"checksum_dialect", "max_message_bytes", b"max_message_bytes", "page_refs", b"page_refs", "read_types", b"read_types", "row_filters", b"row_filters", "schema_dialect", b"schema_dialect", "services", b"services", "transactional", b"transactional", "write_types", b"write_types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum_dialect", b"checksum_dialect", "insert_only", b"insert_only", "max_message_bytes", b"max_message_bytes", "page_refs", b"page_refs", "read_types", b"read_types", "row_filters", b"row_filters", "schema_dialect", b"schema_dialect", "services", b"services", "transactional", b"transactional", "write_types", b"write_types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -577,12 +581,17 @@ class WritePageRequest(_message.Message):
     COLUMNS_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     UPSERT_FIELD_NUMBER: _builtins.int
+    INSERT_ONLY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     type: Global___PageType.ValueType
     packed: _builtins.bytes
     rows: _builtins.int
     upsert: _builtins.bool
     """Rows may be there already: write by key."""
+    insert_only: _builtins.bool
+    """The namespace is in use: triggers fire, foreign keys are checked, and a record whose key is there is refused
+    (RecordError), whatever `upsert` says. Nothing that is there may change.
+    """
     @_builtins.property
     def ref(self) -> Global___PageRef: ...
     @_builtins.property
@@ -600,10 +609,11 @@ class WritePageRequest(_message.Message):
         columns: _abc.Iterable[_builtins.str] | None = ...,
         context: Global___WriteContext | None = ...,
         upsert: _builtins.bool = ...,
+        insert_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "context", b"context", "packed", b"packed", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "columns", b"columns", "context", b"context", "namespace", b"namespace", "packed", b"packed", "ref", b"ref", "rows", b"rows", "type", b"type", "upsert", b"upsert"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "columns", b"columns", "context", b"context", "insert_only", b"insert_only", "namespace", b"namespace", "packed", b"packed", "ref", b"ref", "rows", b"rows", "type", b"type", "upsert", b"upsert"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["packed", "ref"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
