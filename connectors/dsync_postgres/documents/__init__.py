@@ -13,13 +13,20 @@ from collections.abc import Sequence
 
 from dsync.sdk.errors import PluginBugError, RecordError
 from dsync.sdk.types import Buffer
-from dsync_postgres.documents import decode as decoding
-from dsync_postgres.documents import encode as encoding
 from dsync_postgres.documents.bson import Misfit
 from dsync_postgres.documents.decode import compile_decoder
 from dsync_postgres.documents.encode import compile_encoder
 from dsync_postgres.documents.foreign import ForeignReader, likely_key
-from dsync_postgres.documents.layout import BSON_ID, JSON_ID, DocumentColumn, Layout, field_name, layout_of, with_key
+from dsync_postgres.documents.layout import (
+    BSON_ID,
+    JSON_ID,
+    DocumentColumn,
+    Layout,
+    field_name,
+    layout_of,
+    odd_columns,
+    with_key,
+)
 from dsync_postgres.documents.own_types import EMPTY_BOOK, TypeBook, read_own_types
 
 __all__ = [
@@ -57,13 +64,13 @@ class _Expectation:
     def __init__(self, columns: int) -> None:
         self.present = frozenset(range(columns))
 
-    def learn(self, *, rows: int, misses: int, nulls: Counter[int]) -> bool:
+    def learn(self, *, rows: int, misses: int, odd: Counter[int]) -> bool:
         """After a page: whether another set of columns is to be expected from now on.
 
-        `nulls` counts by column what was NULL in rows that missed.
+        `odd` counts by column what was NULL in rows that missed, or of another type than it mostly is.
         """
         before = self.present
-        self.present = before - {column for column, count in nulls.items() if count * _NULLS_SHARE > rows}
+        self.present = before - {column for column, count in odd.items() if count * _NULLS_SHARE > rows}
         if self.present == before and misses * _MISSES_SHARE > rows:
             self.present = frozenset()
         return self.present != before
@@ -104,17 +111,18 @@ class RowEncoder:
         stream = bytes(data)
         position, last = _rows_of(stream)
         out = bytearray()
-        nulls: Counter[int] = Counter()
+        odd: Counter[int] = Counter()
 
         def missed(data: bytes, position: int, out: bytearray) -> int:
+            before = len(out)
             after, _, _ = self._careful(data, position, position + 1, out, _refuse_row)
-            nulls.update(encoding.null_columns(data, position, has_ctid=self.needs_ctid))
+            odd.update(odd_columns(self._layout, out, before))
             return after
 
         position, rows, misses = self._quick(stream, position, last, out, missed)
         if position != last:
             raise _malformed(position)
-        if self._expectation.learn(rows=rows, misses=misses, nulls=nulls):
+        if self._expectation.learn(rows=rows, misses=misses, odd=odd):
             self._quick = compile_encoder(self._layout, present=self._expectation.present)
         return bytes(out), rows
 
@@ -154,18 +162,18 @@ class RowDecoder:
             self._has_key = True
             self._use(with_key(self._layout, likely_key(self._layout, data)))
         out = bytearray(_HEADER)
-        nulls: Counter[int] = Counter()
+        odd: Counter[int] = Counter()
 
         def missed(data: bytes, position: int, rows: int, out: bytearray) -> int:
             if not self._expectation.present:
                 # What the careful loop has missed, it would miss again.
                 return self._foreign_document(data, position, rows, out)
             after = self._one_document(data, position, rows, out)
-            nulls.update(decoding.null_columns(self._layout, data, position))
+            odd.update(odd_columns(self._layout, data, position))
             return after
 
         _, rows, misses = self._quick(data, 0, len(data), out, missed)
-        if self._expectation.learn(rows=rows, misses=misses, nulls=nulls):
+        if self._expectation.learn(rows=rows, misses=misses, odd=odd):
             self._quick = compile_decoder(self._layout, present=self._expectation.present)
         out += _TRAILER
         return bytes(out), rows

@@ -10,7 +10,7 @@ so does a jsonb array of several dimensions, whose elements may be arrays themse
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from dsync_postgres.documents.bson import (
     ARRAY,
@@ -34,6 +34,7 @@ _HEAD = struct.Struct(">iiI")
 _EMPTY_HEAD = _HEAD.pack
 _FLAT_HEAD = struct.Struct(">iiIii").pack
 _DIMENSION = struct.Struct(">ii")
+_ONE_DIMENSION = b"\0\0\0\x01"
 _LOWER_BOUND_1 = b"\0\0\0\x01"
 _I32 = struct.Struct(">i")
 _read_length = _I32.unpack_from
@@ -48,15 +49,19 @@ def index_name(index: int) -> bytes:
     return _INDEX_NAMES[index] if index < 1000 else b"%d\0" % index
 
 
-def array_encoder(encode_element: Encode, *, nests: bool) -> Encode:
-    """A function from a binary array to BSON; `nests`: elements are never arrays, so dimensions can nest."""
+def array_encoder(encode_element: Encode, *, nests: bool, reversed_type: int | None = None) -> Encode:
+    """A function from a binary array to BSON; `nests`: elements are never arrays, so dimensions can nest.
+
+    `reversed_type`: elements are of that BSON type, with the server's bytes the other way round.
+    """
+    flat = _flat_encoder(encode_element) if reversed_type is None else _reversed_encoder(reversed_type)
 
     def encode(name: bytes, raw: bytes) -> bytes:
+        if raw.startswith(_LOWER_BOUND_1, 16) and raw.startswith(_ONE_DIMENSION):
+            return b"\x04" + name + flat(raw)
         ndim, _, _ = _HEAD.unpack_from(raw)
         if ndim == 0:
             return b"\x04" + name + _EMPTY
-        if ndim == 1 and raw.startswith(_LOWER_BOUND_1, 16):
-            return b"\x04" + name + _flat(raw, encode_element)
         sizes, bounds = zip(*_DIMENSION.iter_unpack(raw[12 : 12 + 8 * ndim]), strict=True)
         values = _values(raw, 12 + 8 * ndim)
         if set(bounds) == {1} and nests:
@@ -73,21 +78,49 @@ def array_encoder(encode_element: Encode, *, nests: bool) -> Encode:
     return encode
 
 
-def _flat(raw: bytes, encode_element: Encode) -> bytes:
+def _flat_encoder(encode_element: Encode) -> Callable[[bytes], bytes]:
     """The value of a BSON array of one dimension, by far the most frequent kind, without the detours below."""
-    parts = []
-    position, end, index = 20, len(raw), 0
-    while position < end:
-        (length,) = _read_length(raw, position)
-        position += 4
-        name = _INDEX_NAMES[index] if index < 1000 else b"%d\0" % index
-        if length < 0:
-            parts.append(b"\x0a" + name)
-        else:
-            parts.append(encode_element(name, raw[position : position + length]))
-            position += length
-        index += 1
-    return document_value(b"".join(parts))
+
+    def flat(raw: bytes) -> bytes:
+        parts: list[bytes] = []
+        position, end, index = 20, len(raw), 0
+        while position < end:
+            (length,) = _read_length(raw, position)
+            position += 4
+            name = _INDEX_NAMES[index] if index < 1000 else b"%d\0" % index
+            if length < 0:
+                parts.append(b"\x0a" + name)
+            else:
+                parts.append(encode_element(name, raw[position : position + length]))
+                position += length
+            index += 1
+        return document_value(b"".join(parts))
+
+    return flat
+
+
+def _reversed_encoder(bson_type: int) -> Callable[[bytes], bytes]:
+    """The same, without a call for each element."""
+    tag = bytes([bson_type])
+    heads = [tag + name for name in _INDEX_NAMES]
+    width = FIXED_WIDTHS[bson_type]
+
+    def flat(raw: bytes) -> bytes:
+        parts: list[bytes] = []
+        position, end, index = 24, len(raw), 0
+        while position <= end:
+            head = heads[index] if index < 1000 else tag + b"%d\0" % index
+            index += 1
+            # A length below zero says NULL; no other begins with this bit.
+            if raw[position - 4] < 0x80:
+                parts += head, raw[position : position + width][::-1]
+                position += width + 4
+            else:
+                parts += b"\x0a", head[1:]
+                position += 4
+        return document_value(b"".join(parts))
+
+    return flat
 
 
 def _values(raw: bytes, position: int) -> Iterator[bytes | None]:
@@ -132,13 +165,17 @@ def _product(sizes: Sequence[int]) -> int:
     return product
 
 
-def array_decoder(decode_element: Decode, *, oid: int, nests: bool, target: str) -> Decode:
+def array_decoder(
+    decode_element: Decode, *, oid: int, nests: bool, target: str, reversed_type: int | None = None
+) -> Decode:
     """A function from a BSON array, or the long form, to a binary array of elements of that oid."""
+    width = FIXED_WIDTHS.get(reversed_type, 0) if reversed_type is not None else 0
+    usual = (reversed_type if reversed_type is not None else -1, width, width.to_bytes(4, "big"))
 
     def decode(kind: int, value: bytes) -> bytes:
         if kind == ARRAY:
             if not nests or value[4] != ARRAY:
-                fields, has_null = _flat_fields(value, decode_element)
+                fields, has_null = _flat_fields(value, decode_element, *usual)
                 body = _EMPTY_HEAD(0, 0, oid) if not fields else _FLAT_HEAD(1, has_null, oid, len(fields), 1)
                 body += b"".join(fields)
                 return _I32.pack(len(body)) + body
@@ -159,8 +196,13 @@ def array_decoder(decode_element: Decode, *, oid: int, nests: bool, target: str)
     return decode
 
 
-def _flat_fields(value: bytes, decode_element: Decode) -> tuple[list[bytes], bool]:
-    """The fields of a BSON array's elements, and whether one of them is NULL."""
+def _flat_fields(
+    value: bytes, decode_element: Decode, usual_kind: int, usual_width: int, usual_head: bytes
+) -> tuple[list[bytes], bool]:
+    """The fields of a BSON array's elements, and whether one of them is NULL.
+
+    Values of the usual type have the server's bytes the other way round.
+    """
     fields: list[bytes] = []
     append = fields.append
     has_null = False
@@ -170,6 +212,10 @@ def _flat_fields(value: bytes, decode_element: Decode) -> tuple[list[bytes], boo
         kind = value[position]
         # The names of a BSON array's elements are its indexes; most have one digit.
         position = position + 3 if value[position + 2] == 0 else value.index(0, position + 1, last) + 1
+        if kind == usual_kind:
+            append(usual_head + value[position : position + usual_width][::-1])
+            position += usual_width
+            continue
         width = FIXED_WIDTHS.get(kind)
         end = value_end(kind, value, position, last) if width is None else position + width
         if kind in _ABSENT:

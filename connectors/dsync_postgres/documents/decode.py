@@ -6,9 +6,8 @@ encoder writes them; a document that differs is taken apart field by field in `d
 
 from __future__ import annotations
 
-import contextlib
 import struct
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Set
 
 from dsync_postgres.documents.bson import (
     ARRAY,
@@ -25,10 +24,10 @@ from dsync_postgres.documents.bson import (
     PG_NULL,
     STRING,
     Misfit,
-    elements,
 )
 from dsync_postgres.documents.layout import Code, Item, Layout
-from dsync_postgres.documents.values import decoder, is_real
+from dsync_postgres.documents.types import ColumnType, Kind
+from dsync_postgres.documents.values import BlobForm, FixedForm, decoder, is_real
 
 DecodeLoop = Callable[[bytes, int, int, bytearray, "MissedDocument"], tuple[int, int, int]]
 """(data, position, end, out, missed) → position, rows, documents missed."""
@@ -49,6 +48,7 @@ _WIDTHS[DECIMAL] = 16
 _WIDTHS[STRING], _WIDTHS[DOCUMENT], _WIDTHS[ARRAY], _WIDTHS[BINARY] = -5, -1, -1, -6
 
 _read_count = struct.Struct("<i").unpack_from
+_pack_length = struct.Struct(">i").pack
 
 
 def compile_decoder(layout: Layout, *, present: Set[int]) -> DecodeLoop:
@@ -56,16 +56,6 @@ def compile_decoder(layout: Layout, *, present: Set[int]) -> DecodeLoop:
     writer = _Writer(layout, present=present)
     loop: DecodeLoop = writer.compile()  # type: ignore[assignment]  # a function made by exec has no static type
     return loop
-
-
-def null_columns(layout: Layout, data: bytes, position: int) -> Iterator[int]:
-    """Which columns have a null in the document at a position, as far as it is well-formed."""
-    (length,) = _read_count(data, position)
-    by_name = {item.name[:-1]: item.index for item in layout.fields}
-    with contextlib.suppress(Misfit):
-        for kind, name, _, _ in elements(data, position, min(len(data), position + length)):
-            if kind == NULL and name in by_name:
-                yield by_name[name]
 
 
 class _Writer:
@@ -81,6 +71,7 @@ class _Writer:
                 "is_real": is_real,
                 "widths": tuple(_WIDTHS),
                 "read_count": _read_count,
+                "pack_length": _pack_length,
                 "PG_NULL": PG_NULL,
             }
         )
@@ -124,8 +115,8 @@ class _Writer:
     def _is_fixed(self, item: Item) -> bool:
         return item.index in self._present and item.fixed is not None
 
-    def _is_text(self, item: Item) -> bool:
-        return item.index in self._present and item.is_text
+    def _is_blob(self, item: Item) -> bool:
+        return item.index in self._present and item.blob is not None
 
     # ---------------------------------------------------------------- reading
 
@@ -206,16 +197,25 @@ class _Writer:
             test = "" if suffix else item.fixed.to_pg_if.format(v=f"v{k}")
             self._expect(item.fixed.bson_code, f"v{k}", test)
             return
-        if self._is_text(item):
-            self._constant(bytes([STRING]) + name)
+        if self._is_blob(item):
+            assert item.blob is not None, "so says _is_blob"
+            self._constant(bytes([item.blob.bson_type]) + name)
             limit = item.type.characters_max
-            self._expect("i", f"l{k}", f"0 < l{k}" + (f" <= {limit + 1}" if limit is not None else ""))
+            least = len(item.blob.after)
+            self._expect("i", f"l{k}", f"{least} <= l{k}" + (f" <= {limit + 1}" if limit is not None else ""))
+            self._constant(item.blob.before)
             self._flush_reads()
             # The NUL that ends the string is read with what follows it.
-            self._line(f"a{k} = p", f"p += l{k} - 1")
-            self._constant(b"\0")
+            self._line(f"a{k} = p", f"p += l{k} - {least}")
+            self._constant(item.blob.after)
             return
         self._flush_reads()
+        if item.blob is not None and not suffix and self._has_usual(item.type):
+            self._write_blob(item, name)
+            return
+        if item.fixed is not None and item.fixed.is_reversed and not suffix:
+            self._write_reversed(item, name, item.fixed)
+            return
         position = len(name) + 1
         self._line(
             f"if not data.startswith({self._code.name(name)}, p + 1):",
@@ -236,6 +236,51 @@ class _Writer:
         self._line(
             f"f{k} = {self._code.name(decoder(item.type))}(t, data[p:p + w]) if t != {NULL} else PG_NULL",
             "p += w",
+        )
+
+    @staticmethod
+    def _has_usual(column_type: ColumnType) -> bool:
+        """Any string does; others are measured or parsed first."""
+        return column_type.characters_max is None and column_type.kind is not Kind.JSON
+
+    def _write_blob(self, item: Item, name: bytes) -> None:
+        """A value that may be missing, its bytes taken over; whatever looks otherwise goes the slow way."""
+        k, blob = item.index, item.blob
+        assert blob is not None, "so says the caller"
+        size = 1 + len(name)
+        self._line(
+            f"if data.startswith({self._code.name(bytes([blob.bson_type]) + name)}, p):",
+            f"    a{k} = p + {size + 4 + len(blob.before)}",
+            f"    l{k} = read_count(data, p + {size})[0] - {len(blob.after)}",
+            f"    p = a{k} + l{k} + {len(blob.after)}",
+            f"    if l{k} < 0 or p >= last or data[{self._mark_of(blob, k)}]:",
+            "        break",
+            f"    f{k} = pack_length(l{k}) + data[a{k}:a{k} + l{k}]",
+        )
+        self._write_null(item, name)
+
+    @staticmethod
+    def _mark_of(blob: BlobForm, k: int) -> str:
+        """Where the one byte stands that has to be 0: a binary's subtype or a string's end."""
+        return f"a{k} - 1" if blob.before else "p - 1"
+
+    def _write_reversed(self, item: Item, name: bytes, form: FixedForm) -> None:
+        k, size = item.index, 1 + len(name)
+        end = size + form.pg_width
+        self._line(
+            f"if data.startswith({self._code.name(bytes([form.bson_type]) + name)}, p):",
+            f"    f{k} = {self._code.name(form.pg_width.to_bytes(4, 'big'))} + data[p + {size}:p + {end}][::-1]",
+            f"    p += {end}",
+        )
+        self._write_null(item, name)
+
+    def _write_null(self, item: Item, name: bytes) -> None:
+        self._line(
+            f"elif data.startswith({self._code.name(bytes([NULL]) + name)}, p):",
+            f"    f{item.index} = PG_NULL",
+            f"    p += {1 + len(name)}",
+            "else:",
+            "    break",
         )
 
     def _constant(self, value: bytes) -> None:
@@ -292,9 +337,11 @@ class _Writer:
             if self._is_fixed(item) and item.fixed is not None:
                 self._pack("i", str(item.fixed.pg_width))
                 self._pack(item.fixed.pg_code, item.fixed.to_pg.format(v=f"v{k}"))
-            elif self._is_text(item):
-                self._pack("i", f"l{k} - 1")
-                self._piece(f"data[a{k}:a{k} + l{k} - 1]")
+            elif self._is_blob(item):
+                assert item.blob is not None, "so says _is_blob"
+                least = len(item.blob.after)
+                self._pack("i", f"l{k} - {least}")
+                self._piece(f"data[a{k}:a{k} + l{k} - {least}]")
             else:
                 self._piece(f"f{k}")
         self._flush_pack()

@@ -8,7 +8,7 @@ where one has none goes to the *careful* loop, which looks at each column on its
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Set
 
 import xxhash
 
@@ -24,8 +24,7 @@ MissedRow = Callable[[bytes, int, bytearray], int]
 _ROW_ERRORS = (struct.error, LookupError, ValueError, OverflowError, StopIteration)
 
 
-_read_count = struct.Struct(">h").unpack_from
-_read_length = struct.Struct(">i").unpack_from
+_pack_count = struct.Struct("<i").pack
 
 
 def row_object_id(place: bytes, content: bytes) -> bytes:
@@ -43,24 +42,15 @@ def compile_encoder(layout: Layout, *, present: Set[int]) -> EncodeLoop:
     return loop
 
 
-def null_columns(data: bytes, position: int, *, has_ctid: bool) -> Iterator[int]:
-    """Which columns of the row at a position are NULL."""
-    (count,) = _read_count(data, position)
-    position += 2
-    for index in range(count):
-        (length,) = _read_length(data, position)
-        position += 4 + max(0, length)
-        if length < 0:
-            yield index - has_ctid
-
-
 class _Writer:
     """Builds the source of one loop: first what reads a row into variables, then what writes the document."""
 
     def __init__(self, layout: Layout, *, present: Set[int]) -> None:
         self._layout = layout
         self._present = present
-        self._code = Code(objects={"join": b"".join, "errors": _ROW_ERRORS, "object_id": row_object_id})
+        self._code = Code(
+            objects={"join": b"".join, "errors": _ROW_ERRORS, "object_id": row_object_id, "pack_count": _pack_count}
+        )
         # The variables that the next unpack fills, and what must hold of them.
         self._read_layout = ""
         self._read_names: list[str] = []
@@ -103,8 +93,8 @@ class _Writer:
     def _is_fixed(self, item: Item) -> bool:
         return item.index in self._present and item.fixed is not None
 
-    def _is_text(self, item: Item) -> bool:
-        return item.index in self._present and item.is_text
+    def _is_blob(self, item: Item) -> bool:
+        return item.index in self._present and item.blob is not None
 
     # ---------------------------------------------------------------- reading
 
@@ -126,21 +116,33 @@ class _Writer:
             self._expect("i", f"l{k}", f"l{k} == {item.fixed.pg_width}")
             self._expect(item.fixed.pg_code, f"v{k}", item.fixed.to_bson_if.format(v=f"v{k}"))
             return
-        if self._is_text(item):
+        if self._is_blob(item):
             self._expect("i", f"l{k}", f"l{k} >= 0")
             self._flush_reads()
             self._line(f"a{k} = p", f"p += l{k}")
             return
         self._expect("i", f"l{k}")
         self._flush_reads()
-        function, name = self._code.name(encoder(item.type)), self._code.name(item.name)
         self._line(
             f"if l{k} < 0:",
             f"    e{k} = {self._code.name(bytes([0x0A]) + item.name)}",
             "else:",
-            f"    e{k} = {function}({name}, data[p:p + l{k}])",
+            f"    e{k} = {self._element_of(item)}",
             f"    p += l{k}",
         )
+
+    def _element_of(self, item: Item) -> str:
+        """An expression for the element of a value that may be missing; a call costs more than all that it saves."""
+        k = item.index
+        value = f"data[p:p + l{k}]"
+        if item.blob is not None:
+            head = self._code.name(bytes([item.blob.bson_type]) + item.name)
+            inner = f"{self._code.name(item.blob.before)} + {value}" if item.blob.before else value
+            tail = f" + {self._code.name(item.blob.after)}" if item.blob.after else ""
+            return f"{head} + pack_count(l{k} + {len(item.blob.after)}) + {inner}{tail}"
+        if item.fixed is not None and item.fixed.is_reversed:
+            return f"{self._code.name(bytes([item.fixed.bson_type]) + item.name)} + {value}[::-1]"
+        return f"{self._code.name(encoder(item.type))}({self._code.name(item.name)}, {value})"
 
     def _expect(self, layout: str, name: str, test: str = "") -> None:
         self._read_layout += layout
@@ -203,11 +205,13 @@ class _Writer:
             self._constant(bytes([item.fixed.bson_type]) + name + item.fixed.bson_prefix)
             width = struct.calcsize("<" + item.fixed.bson_code)
             self._pack(item.fixed.bson_code, item.fixed.to_bson.format(v=f"v{k}"), width)
-        elif self._is_text(item):
-            self._constant(b"\x02" + name)
-            self._pack("i", f"l{k} + 1", 4)
+        elif self._is_blob(item):
+            assert item.blob is not None, "so says _is_blob"
+            self._constant(bytes([item.blob.bson_type]) + name)
+            self._pack("i", f"l{k} + {len(item.blob.after)}", 4)
+            self._constant(item.blob.before)
             self._piece(f"data[a{k}:a{k} + l{k}]", f"l{k}")
-            self._constant(b"\0")
+            self._constant(item.blob.after)
         elif name == item.name:
             self._piece(f"e{k}", f"len(e{k})")
         else:

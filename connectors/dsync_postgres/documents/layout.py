@@ -8,16 +8,19 @@ repeated.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from dsync_postgres.documents.bson import NULL, Misfit, elements
 from dsync_postgres.documents.own_types import EMPTY_BOOK, TypeBook
 from dsync_postgres.documents.types import ColumnType, parse_type
-from dsync_postgres.documents.values import FixedForm, fixed_form
+from dsync_postgres.documents.values import BlobForm, FixedForm, blob_form, fixed_form
 
+_LENGTH = struct.Struct("<i")
 BSON_ID, JSON_ID = "_id", "id"
 """What a document's first field is called, as adiom.v1 has it."""
 _ESCAPED = {BSON_ID: re.compile(r"_+id"), JSON_ID: re.compile(r"_*id")}
@@ -51,8 +54,7 @@ class Item:
     """The field's name with its NUL."""
     type: ColumnType
     fixed: FixedForm | None
-    is_text: bool
-    """Its bytes are the same on both sides."""
+    blob: BlobForm | None
     is_field: bool = True
     """It has a field of its own besides its place in `_id`."""
 
@@ -65,9 +67,15 @@ class Item:
             name=field_name(column, identity).encode() + b"\0",
             type=column_type,
             fixed=fixed_form(column_type),
-            is_text=column_type.is_plain_text,
+            blob=blob_form(column_type),
             is_field=not (column == identity == sole_key),
         )
+
+    @property
+    def quick_type(self) -> int | None:
+        """The BSON type of which the quick loops take it to be; None: they call its function."""
+        form = self.fixed or self.blob
+        return None if form is None else form.bson_type
 
     @property
     def column_name(self) -> bytes:
@@ -129,6 +137,17 @@ def with_key(layout: Layout, key: Sequence[int]) -> Layout:
         for item in layout.items
     )
     return Layout(items=items, key=tuple(items[index] for index in key), identity=layout.identity)
+
+
+def odd_columns(layout: Layout, data: bytes | bytearray, position: int) -> Iterator[int]:
+    """Which columns of the document at a position are not of the type that the quick loops expect, NULLs above all."""
+    (length,) = _LENGTH.unpack_from(data, position)
+    by_name = {item.name[:-1]: item for item in layout.fields}
+    with contextlib.suppress(Misfit):
+        for kind, name, _, _ in elements(bytes(data[position : position + length]), 0, length):
+            item = by_name.get(name)
+            if item is not None and (kind == NULL or kind != (item.quick_type or kind)):
+                yield item.index
 
 
 @dataclass(slots=True, kw_only=True)

@@ -131,9 +131,24 @@ def numeric_decoder(precision_and_scale: tuple[int, int] | None) -> Decode:
         precision, scale = precision_and_scale
         limits = _Limits(precision=precision, scale=scale, end=10**precision)
 
+    # What a number of the column's own scale looks like whose digits fit 64 bits and that is not negative, and what
+    # three digits of base 10000 make of it: most prices, which the general way takes twice the time for.
+    usual_high, usual_end, padding, usual_weight, usual_scale = -1, 0, 1, 0, 0
+    if limits is not None and 0 <= limits.scale <= 40:
+        usual_scale = limits.scale
+        usual_high = (_EXPONENT_BIAS - usual_scale) << 49
+        padding = _POWERS[-usual_scale % 4]
+        usual_weight = 2 - -(-usual_scale // 4)
+        usual_end = min(limits.end, -(-(10**12) // padding))
+
     def decode(kind: int, value: bytes) -> bytes:
         if kind == DECIMAL:
             low, high = _DECIMAL.unpack(value)
+            if high == usual_high and low < usual_end:
+                first, rest = divmod(low * padding, 100_000_000)
+                second, third = divmod(rest, 10000)
+                if first and third:
+                    return _pack_3(14, 3, usual_weight, 0, usual_scale, first, second, third)
             combination = high >> 58 & 0x1F
             if combination < 24:
                 coefficient = (high & _HIGH) << 64 | low

@@ -85,7 +85,9 @@ def encoder(column_type: ColumnType) -> Encode:
     """The function from a type's binary form to its BSON element."""
     match column_type.kind:
         case Kind.ARRAY:
-            return array_encoder(encoder(column_type.element), nests=not column_type.element.is_list)
+            element = column_type.element
+            reversed_type = _reversed_type(element)
+            return array_encoder(encoder(element), nests=not element.is_list, reversed_type=reversed_type)
         case Kind.COMPOSITE:
             return composite_encoder([(part.name, encoder(part.type)) for part in column_type.parts])
         case Kind.RANGE:
@@ -144,7 +146,19 @@ def _made_decoder(column_type: ColumnType) -> Decode:
         return multirange_decoder(inner, column_type.label)
     assert column_type.kind is Kind.ARRAY, f"{column_type.kind} has no decoder"
     element = column_type.element
-    return array_decoder(inner, oid=element.oid, nests=not element.is_list, target=column_type.label)
+    return array_decoder(
+        inner,
+        oid=element.oid,
+        nests=not element.is_list,
+        target=column_type.label,
+        reversed_type=_reversed_type(element),
+    )
+
+
+def _reversed_type(column_type: ColumnType) -> int | None:
+    """The BSON type whose bytes are those of the server the other way round; None: there is none."""
+    form = _FIXED.get(column_type.kind)
+    return form.bson_type if form is not None and form.is_reversed else None
 
 
 # ------------------------------------------------------------------ to BSON
@@ -350,6 +364,8 @@ class FixedForm:
 
     pg_code: str
     pg_width: int
+    is_reversed: bool = False
+    """BSON has the very same bytes the other way round."""
     bson_type: int
     bson_prefix: bytes
     """What stands before the value in BSON: a binary's length and subtype."""
@@ -363,14 +379,14 @@ class FixedForm:
 _FIXED = {
     # A number that is too large for its column makes `pack` raise, which sends the row the slow way.
     Kind.INT2: FixedForm(pg_code="h", pg_width=2, bson_type=INT32, bson_prefix=b"", bson_code="i"),
-    Kind.INT4: FixedForm(pg_code="i", pg_width=4, bson_type=INT32, bson_prefix=b"", bson_code="i"),
-    Kind.INT8: FixedForm(pg_code="q", pg_width=8, bson_type=INT64, bson_prefix=b"", bson_code="q"),
+    Kind.INT4: FixedForm(is_reversed=True, pg_code="i", pg_width=4, bson_type=INT32, bson_prefix=b"", bson_code="i"),
+    Kind.INT8: FixedForm(is_reversed=True, pg_code="q", pg_width=8, bson_type=INT64, bson_prefix=b"", bson_code="q"),
     Kind.OID: FixedForm(pg_code="I", pg_width=4, bson_type=INT64, bson_prefix=b"", bson_code="q"),
     Kind.XID: FixedForm(pg_code="I", pg_width=4, bson_type=INT64, bson_prefix=b"", bson_code="q"),
     Kind.FLOAT4: FixedForm(
         pg_code="f", pg_width=4, bson_type=DOUBLE, bson_prefix=b"", bson_code="d", to_pg_if="is_real({v})"
     ),
-    Kind.FLOAT8: FixedForm(pg_code="d", pg_width=8, bson_type=DOUBLE, bson_prefix=b"", bson_code="d"),
+    Kind.FLOAT8: FixedForm(is_reversed=True, pg_code="d", pg_width=8, bson_type=DOUBLE, bson_prefix=b"", bson_code="d"),
     Kind.BOOL: FixedForm(pg_code="?", pg_width=1, bson_type=BOOL, bson_prefix=b"", bson_code="?"),
     Kind.UUID: FixedForm(pg_code="16s", pg_width=16, bson_type=BINARY, bson_prefix=b"\x10\0\0\0\x04", bson_code="16s"),
     Kind.DATE: FixedForm(
@@ -390,9 +406,30 @@ _FIXED = {
 
 def fixed_form(column_type: ColumnType) -> FixedForm | None:
     """The quick form of a type whose values mostly have one width on both sides; None where there is none."""
-    if column_type.kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ) and column_type.fraction_digits <= 3:
-        return _short_timestamp(10 ** (3 - column_type.fraction_digits))
+    if column_type.kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
+        # A page of times with microseconds teaches the loops that this column is not so.
+        return _short_timestamp(10 ** max(0, 3 - column_type.fraction_digits))
     return _FIXED.get(column_type.kind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobForm:
+    """How a value is carried whose bytes are the same on both sides, but for its length."""
+
+    bson_type: int
+    before: bytes
+    """What stands between the length and the bytes: a binary's subtype."""
+    after: bytes
+    """What ends them: a string's NUL, which its length counts."""
+
+
+def blob_form(column_type: ColumnType) -> BlobForm | None:
+    """The quick form of texts and of bytea."""
+    if column_type.is_plain_text:
+        return BlobForm(bson_type=STRING, before=b"", after=b"\0")
+    if column_type.kind is Kind.BYTEA:
+        return BlobForm(bson_type=BINARY, before=b"\0", after=b"")
+    return None
 
 
 def _short_timestamp(step_ms: int) -> FixedForm:
