@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 DIALECT = "postgres"
 _MAX_MESSAGE_BYTES = 64 * MIB
-_PAGE_TYPES = (types.PageType.PG_COPY_BINARY, types.PageType.PG_COPY_TEXT, types.PageType.BSON)
+_DOCUMENT_TYPES = (types.PageType.BSON, types.PageType.JSON)
+_PAGE_TYPES = (types.PageType.PG_COPY_BINARY, types.PageType.PG_COPY_TEXT, *_DOCUMENT_TYPES)
 
 
 class PostgresConnector(Connector):
@@ -71,10 +72,8 @@ class PostgresConnector(Connector):
             db_type="postgres",
             version=identity.version_text,
             spec=identity.spec,
-            source=types.SourceCapabilities(
-                data_types=(types.PageType.BSON,), multi_namespace_plan=True, default_plan=True
-            ),
-            sink=types.SinkCapabilities(data_types=(types.PageType.BSON,)),
+            source=types.SourceCapabilities(data_types=_DOCUMENT_TYPES, multi_namespace_plan=True, default_plan=True),
+            sink=types.SinkCapabilities(data_types=_DOCUMENT_TYPES),
         )
 
     async def get_extensions(self) -> types.Extensions:

@@ -27,6 +27,7 @@ from dsync_postgres.documents.layout import (
     odd_columns,
     with_key,
 )
+from dsync_postgres.documents.lines import LineReader, LineWriter, split_lines
 from dsync_postgres.documents.own_types import EMPTY_BOOK, TypeBook, read_own_types
 
 __all__ = [
@@ -34,14 +35,19 @@ __all__ = [
     "EMPTY_BOOK",
     "JSON_ID",
     "MAPPING_VERSION",
+    "Decoder",
     "DocumentColumn",
     "DocumentError",
+    "Encoder",
+    "LineDecoder",
+    "LineEncoder",
     "RowDecoder",
     "RowEncoder",
     "TypeBook",
     "field_name",
     "read_own_types",
     "split_documents",
+    "split_lines",
 ]
 
 MAPPING_VERSION = 1
@@ -190,6 +196,52 @@ class RowDecoder:
             return self._foreign.read(data, position, out)
         except Misfit as exc:
             raise DocumentError(str(exc), index=rows) from exc
+
+
+class LineEncoder:
+    """Turns pages of binary COPY into lines of JSON, for one table."""
+
+    def __init__(self, columns: Sequence[DocumentColumn], book: TypeBook = EMPTY_BOOK) -> None:
+        """As a RowEncoder."""
+        self._rows = RowEncoder(columns, book, identity=JSON_ID)
+        self._writer = LineWriter(layout_of(columns, book, identity=JSON_ID))
+        self.needs_ctid = self._rows.needs_ctid
+        self.text_columns = self._rows.text_columns
+
+    def encode_copy_binary(self, data: Buffer) -> tuple[bytes, int]:
+        """As `RowEncoder.encode_copy_binary`, but lines."""
+        packed, rows = self._rows.encode_copy_binary(data)
+        return self._writer.write(packed), rows
+
+
+class LineDecoder:
+    """Turns lines of JSON into pages of binary COPY, for the columns of one table."""
+
+    def __init__(self, columns: Sequence[DocumentColumn], book: TypeBook = EMPTY_BOOK) -> None:
+        """As a RowDecoder."""
+        self._rows = RowDecoder(columns, book, identity=JSON_ID)
+        self._reader = LineReader(layout_of(columns, book, identity=JSON_ID))
+        self.text_columns = self._rows.text_columns
+
+    def decode(self, lines: Buffer) -> tuple[bytes, int]:
+        """As `RowDecoder.decode`.
+
+        Raises:
+            DocumentError: a line is no JSON object, or as there.
+        """
+        documents: list[bytes] = []
+        for line in split_lines(lines):
+            try:
+                documents.append(self._reader.read(line))
+            except Misfit as exc:
+                raise DocumentError(str(exc), index=len(documents)) from exc
+        return self._rows.decode(documents)
+
+
+Encoder = RowEncoder | LineEncoder
+"""What makes documents of rows, in one form or the other."""
+Decoder = RowDecoder | LineDecoder
+"""What makes rows of documents."""
 
 
 def split_documents(packed: Buffer) -> list[bytes]:

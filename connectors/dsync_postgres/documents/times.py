@@ -69,6 +69,15 @@ def timestamp_encoder(*, with_zone: bool) -> Encode:
     return encode
 
 
+def moment_text(ms: int) -> bytes:
+    """A BSON date in ISO 8601, without zone; a part of a second only where there is one."""
+    days, of_day = divmod(ms, DAY_MS)
+    seconds, fraction = divmod(of_day, 1000)
+    minutes, second = divmod(seconds, 60)
+    text = b"%bT%02d:%02d:%02d" % (_day_text(days - EPOCH_DAYS), *divmod(minutes, 60), second)
+    return text + b".%03d" % fraction if fraction else text
+
+
 def date_decoder() -> Decode:
     """A function from a BSON date at midnight, or a day's text, to a binary date."""
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from dsync.sdk import PluginContext, errors, types
-from dsync_postgres.documents import RowDecoder, read_own_types
+from dsync_postgres.documents import Decoder, LineDecoder, RowDecoder, read_own_types
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Sessions
 from dsync_postgres.sink import aside, claims, ledger, manifests, writer
@@ -34,7 +34,7 @@ class SinkSide:
         self._context = context
         self._stages = Stages()
         self._destinations = Destinations()
-        self._decoders: dict[tuple[int, tuple[str, ...]], RowDecoder] = {}
+        self._decoders: dict[tuple[int, tuple[str, ...], types.PageType], Decoder] = {}
 
     async def close(self) -> None:
         """Nothing is held beside the sessions."""
@@ -153,8 +153,8 @@ class SinkSide:
         with self._sessions.pages.body(request.page) as body:
             page_type, rows = request.page.type, request.page.rows
             text_columns: frozenset[str] = frozenset()
-            if page_type is types.PageType.BSON:
-                decoder = self._decoder(connection, table, columns)
+            if page_type in (types.PageType.BSON, types.PageType.JSON):
+                decoder = self._decoder(connection, table, columns, page_type)
                 body, rows = _decode(decoder, table, body)
                 page_type, text_columns = types.PageType.PG_COPY_BINARY, decoder.text_columns
             load = writer.Load(
@@ -172,11 +172,14 @@ class SinkSide:
                 return writer.upsert(connection, load, self._stages)
             return writer.insert(connection, load, self._stages)
 
-    def _decoder(self, connection: Connection, table: TargetTable, columns: tuple[str, ...]) -> RowDecoder:
+    def _decoder(
+        self, connection: Connection, table: TargetTable, columns: tuple[str, ...], page_type: types.PageType
+    ) -> Decoder:
         """What turns documents into rows of these columns of the table."""
-        key = (table.oid, columns)
+        key = (table.oid, columns, page_type)
         if key not in self._decoders:
-            self._decoders[key] = RowDecoder(_document_columns(table, columns), read_own_types(connection))
+            make = RowDecoder if page_type is types.PageType.BSON else LineDecoder
+            self._decoders[key] = make(_document_columns(table, columns), read_own_types(connection))
         return self._decoders[key]
 
     async def _with_ledger(self, operation: str, work: Callable[[Connection], T]) -> T:
@@ -189,7 +192,7 @@ class SinkSide:
         return await self._sessions.run(operation, prepared)
 
 
-def _decode(decoder: RowDecoder, table: TargetTable, documents: types.Buffer) -> tuple[types.Buffer, int]:
+def _decode(decoder: Decoder, table: TargetTable, documents: types.Buffer) -> tuple[types.Buffer, int]:
     """Documents as a COPY stream."""
     try:
         return decoder.decode(documents)

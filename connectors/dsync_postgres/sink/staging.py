@@ -14,6 +14,17 @@ from dsync_postgres.sink.targets import Connection, TargetTable
 # Each commit empties all of a session's ON COMMIT DELETE ROWS tables, whether they were used or not.
 _MOST_TABLES = 8
 _PLACE = "dsync_place"
+# The server's own statistics and summaries: no type has arrays of them, and no value of them is read.
+_WITHOUT_ARRAY = frozenset(
+    {
+        "pg_node_tree",
+        "pg_ndistinct",
+        "pg_dependencies",
+        "pg_mcv_list",
+        "pg_brin_bloom_summary",
+        "pg_brin_minmax_multi_summary",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +170,7 @@ def read_text(column: str, kind: str) -> sql.Composed:
     A cast would call another function where there is one (text to regclass knows no `-`). Only arrays are always
     read by their input function, and that reads their elements by theirs.
     """
-    if kind.endswith("[]"):
+    if kind.endswith("[]") or kind in _WITHOUT_ARRAY:
         return sql.SQL("CAST({} AS {})").format(sql.Identifier(column), sql.SQL(kind))
     escaped = sql.SQL("replace(replace({}, E'\\\\', E'\\\\\\\\'), '\"', E'\\\\\"')").format(sql.Identifier(column))
     return sql.SQL("(CAST('{{\"' || {} || '\"}}' AS {}[]))[1]").format(escaped, sql.SQL(kind))

@@ -10,7 +10,8 @@ from dsync_postgres.schema.catalog import ColumnFacts, IndexFacts, TableFacts, T
 from dsync_postgres.schema.findings import stop, warn
 from dsync_postgres.schema.names import TableName
 
-_BINARY, _TEXT, _BSON = types.PageType.PG_COPY_BINARY, types.PageType.PG_COPY_TEXT, types.PageType.BSON
+_BINARY, _TEXT = types.PageType.PG_COPY_BINARY, types.PageType.PG_COPY_TEXT
+_DOCUMENTS = (types.PageType.BSON, types.PageType.JSON)
 
 # Their binary form is an oid, which means another object elsewhere, or is refused when empty (tsquery, the vectors), or
 # does not exist (aclitem). Inside arrays, domains and composites too.
@@ -100,7 +101,7 @@ def page_types(
     fitting = [_TEXT]
     if kind is not None and kind.has_binary_io and not _is_text_only(kind, major, peer_major):
         fitting.insert(0, _BINARY)
-    return (*fitting, _BSON)
+    return (*fitting, *_DOCUMENTS)
 
 
 def _is_text_only(kind: TypeFacts, major: int, peer_major: int) -> bool:

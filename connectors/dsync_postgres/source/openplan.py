@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from dsync.sdk import errors, types
-from dsync_postgres.documents import RowEncoder, TypeBook
+from dsync_postgres.documents import Encoder, TypeBook
 from dsync_postgres.identity import read_identity
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Sessions, begin_reading
@@ -30,7 +30,7 @@ class OpenPlan:
     lineages: set[bytes]
     """Plans whose partitions are read under this snapshot."""
     readers: dict[tuple[object, ...], TableReader] = field(default_factory=dict)
-    encoders: dict[tuple[object, ...], RowEncoder] = field(default_factory=dict)
+    encoders: dict[tuple[object, ...], Encoder] = field(default_factory=dict)
     book: TypeBook | None = None
     """What the tables' types are made of; read when the first documents are asked for."""
     _by_oid: dict[int, PlannedTable] = field(default_factory=dict, init=False)

@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 
 from dsync.sdk import PluginContext, errors, types
 from dsync_postgres.definition import encode_positions
-from dsync_postgres.documents import RowEncoder, TypeBook, read_own_types, split_documents
+from dsync_postgres.documents import (
+    Encoder,
+    LineEncoder,
+    RowEncoder,
+    TypeBook,
+    read_own_types,
+    split_documents,
+    split_lines,
+)
 from dsync_postgres.identity import read_identity
 from dsync_postgres.schema import read_positions
 from dsync_postgres.schema.names import TableName
@@ -29,6 +37,7 @@ from dsync_postgres.source.resume import Judge, require_same_endpoint
 from dsync_postgres.source.snapshots import Holder, Snapshot
 
 _COPY_TYPES = (types.PageType.PG_COPY_BINARY, types.PageType.PG_COPY_TEXT)
+_DOCUMENT_TYPES = (types.PageType.BSON, types.PageType.JSON)
 _ENVELOPE_BYTES = 64 * 1024
 """What a message holds beside the page's body, generously."""
 # Rows become larger as documents: field names, and numbers at their full width.
@@ -133,15 +142,18 @@ class SourceSide:
 
     async def list_data(self, request: types.ReadRequest) -> types.Page:
         """As read_page, in documents one by one, for a coordinator that knows adiom.v1 alone."""
-        if request.type is not types.PageType.BSON:
-            raise errors.UnsupportedError(f"reading {request.partition.namespace}: single records come as BSON only")
+        if request.type not in _DOCUMENT_TYPES:
+            raise errors.UnsupportedError(
+                f"reading {request.partition.namespace}: single records come as BSON or JSON only"
+            )
+        split = split_documents if request.type is types.PageType.BSON else split_lines
         return await self._read(
             request,
             lambda copied: types.Page(
-                type=types.PageType.BSON,
+                type=request.type,
                 rows=copied.rows,
                 next_cursor=copied.next_cursor,
-                records=split_documents(copied.body),
+                records=split(copied.body),
             ),
         )
 
@@ -180,9 +192,11 @@ class SourceSide:
                 return make(PageRead(connection, reader, partition, plan.snapshot.name, limits).read(cursor))
 
             return await self._sessions.run(operation, work)
-        if request.type is not types.PageType.BSON:
-            raise errors.UnsupportedError(f"{operation}: pages come as PG_COPY or BSON, not as {request.type.name}")
-        encoder = await self._encoder(plan, table, request.columns)
+        if request.type not in _DOCUMENT_TYPES:
+            raise errors.UnsupportedError(
+                f"{operation}: pages come as PG_COPY, BSON or JSON, not as {request.type.name}"
+            )
+        encoder = await self._encoder(plan, table, request.columns, request.type)
         reader = self._reader(
             plan,
             table,
@@ -200,7 +214,7 @@ class SourceSide:
         connection: Connection,
         plan: OpenPlan,
         reader: TableReader,
-        encoder: RowEncoder,
+        encoder: Encoder,
         request: types.ReadRequest,
     ) -> CopiedPage:
         """A page of documents: as many rows as fit into one after they were translated."""
@@ -222,9 +236,11 @@ class SourceSide:
                 )
             page_bytes = max(1, min(page_bytes, len(copied.body)) // (2 * _DOCUMENT_RATIO))
 
-    async def _encoder(self, plan: OpenPlan, table: PlannedTable, columns: Sequence[str]) -> RowEncoder:
+    async def _encoder(
+        self, plan: OpenPlan, table: PlannedTable, columns: Sequence[str], page_type: types.PageType
+    ) -> Encoder:
         """What turns rows of the table into documents, made once a plan."""
-        key = (table.oid, tuple(columns))
+        key = (table.oid, tuple(columns), page_type)
         if key not in plan.encoders:
             described = await self._describer.columns_of(table.name, plan.snapshot.name)
             by_name = {column.name: column for column in described}
@@ -233,7 +249,8 @@ class SourceSide:
                 plan.book = await self._sessions.run(
                     "reading the types", lambda connection: _types_of(connection, plan.snapshot.name)
                 )
-            plan.encoders[key] = RowEncoder([by_name[column.name] for column in chosen], plan.book)
+            make = RowEncoder if page_type is types.PageType.BSON else LineEncoder
+            plan.encoders[key] = make([by_name[column.name] for column in chosen], plan.book)
         return plan.encoders[key]
 
     def _reader(

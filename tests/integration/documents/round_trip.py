@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
-from dsync_postgres.documents import BSON_ID, RowDecoder, RowEncoder, read_own_types
+from dsync_postgres.documents import LineDecoder, LineEncoder, RowDecoder, RowEncoder, read_own_types
 from dsync_postgres.sink.staging import read_text
 from psycopg import sql
 
@@ -80,18 +80,25 @@ def text_rows(connection: psycopg.Connection, table: str) -> list[bytes]:
         return sorted(map(bytes, copy))
 
 
-def documents_of(connection: psycopg.Connection, table: str, identity: str = BSON_ID) -> tuple[bytes, int]:
-    """All rows of a table as packed documents."""
+def documents_of(
+    connection: psycopg.Connection, table: str, make: type[RowEncoder] | type[LineEncoder] = RowEncoder
+) -> tuple[bytes, int]:
+    """All rows of a table as packed documents, or as lines of JSON."""
     columns = columns_of(connection, table)
-    encoder = RowEncoder(columns, read_own_types(connection), identity=identity)
+    encoder = make(columns, read_own_types(connection))
     names = (["ctid"] if encoder.needs_ctid else []) + [column.name for column in columns]
     return encoder.encode_copy_binary(copy_out(connection, table, names, encoder.text_columns))
 
 
-def load_documents(connection: psycopg.Connection, table: str, packed: bytes, identity: str = BSON_ID) -> int:
-    """Write packed documents into a table and return how many rows that made."""
+def load_documents(
+    connection: psycopg.Connection,
+    table: str,
+    packed: bytes,
+    make: type[RowDecoder] | type[LineDecoder] = RowDecoder,
+) -> int:
+    """Write packed documents, or lines of JSON, into a table and return how many rows that made."""
     columns = columns_of(connection, table)
-    decoder = RowDecoder(columns, read_own_types(connection), identity=identity)
+    decoder = make(columns, read_own_types(connection))
     page, rows = decoder.decode(packed)
     copy_in(connection, table, [column.name for column in columns], page, decoder.text_columns)
     return rows

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import bson
 import psycopg
 import pytest
 from bson.codec_options import CodecOptions, DatetimeConversion
+from dsync_postgres.documents import LineDecoder, LineEncoder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
@@ -49,6 +51,11 @@ def _assert_round_trip(connection: psycopg.Connection, rows: int) -> bytes:
     assert encoded == rows
     assert len(bson.decode_all(packed, _OPTIONS)) == rows
     assert load_documents(connection, "after", packed) == rows
+    assert text_rows(connection, "after") == text_rows(connection, "before")
+    connection.execute("TRUNCATE after")
+    lines, encoded = documents_of(connection, "before", LineEncoder)
+    assert encoded == len([json.loads(line) for line in lines.splitlines()]) == rows
+    assert load_documents(connection, "after", lines, LineDecoder) == rows
     assert text_rows(connection, "after") == text_rows(connection, "before")
     return packed
 

@@ -18,6 +18,7 @@ from tests.support.databases import Database
 BINARY = types.PageType.PG_COPY_BINARY
 TEXT = types.PageType.PG_COPY_TEXT
 BSON = types.PageType.BSON
+DOCUMENTS = (BSON, types.PageType.JSON)
 MIB = 1024 * 1024
 
 

@@ -7,7 +7,7 @@ from psycopg import sql
 
 from dsync.sdk import types
 from tests.integration.postgres_source.conftest import OpenSource
-from tests.integration.postgres_source.support import BINARY, BSON, TEXT, Source
+from tests.integration.postgres_source.support import BINARY, DOCUMENTS, TEXT, Source
 from tests.support.databases import DatabaseFactory
 
 VERSIONS = pytest.mark.parametrize("pg", [15, 16, 18], indirect=True)
@@ -104,15 +104,15 @@ async def test_each_column_says_how_it_can_travel(database: DatabaseFactory, ope
     now = {column.name: column for column in (await described(source))["public.t"].columns}
     old = {c.name: c.page_types for c in (await described(source, peer_version="16.4"))["public.t"].columns}
 
-    assert now["plain"].page_types == (BINARY, TEXT, BSON)
-    assert now["enumerated"].page_types == (BINARY, TEXT, BSON)
+    assert now["plain"].page_types == (BINARY, TEXT, *DOCUMENTS)
+    assert now["enumerated"].page_types == (BINARY, TEXT, *DOCUMENTS)
     for name in ("searching", "acl", "role", "roles", "nested"):
-        assert now[name].page_types == (TEXT, BSON), name
-    assert now["span"].page_types == (BINARY, TEXT, BSON)
+        assert now[name].page_types == (TEXT, *DOCUMENTS), name
+    assert now["span"].page_types == (BINARY, TEXT, *DOCUMENTS)
     infinite = made.server.major >= 17
-    forms = (TEXT, BSON) if infinite else (BINARY, TEXT, BSON)
+    forms = (TEXT, *DOCUMENTS) if infinite else (BINARY, TEXT, *DOCUMENTS)
     assert (old["span"], old["spans"]) == (forms, forms)
-    assert old["plain"] == (BINARY, TEXT, BSON)
+    assert old["plain"] == (BINARY, TEXT, *DOCUMENTS)
     assert now["amount"].type == "numeric(14,4)"
     assert now["nested"].type == "public.deep"
     assert now["computed"].generated

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import bson
 import pytest
 from bson.codec_options import CodecOptions, DatetimeConversion
-from dsync_postgres.documents import RowDecoder, RowEncoder, field_name, split_documents
+from dsync_postgres.documents import DocumentError, RowDecoder, RowEncoder, TypeBook, field_name, split_documents
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -190,3 +190,19 @@ def test_columns_that_are_often_null_are_learned() -> None:
         packed, rows = encoder.encode_copy_binary(page)
         assert len(bson.decode_all(packed)) == rows
         assert decoder.decode(packed) == (page, rows)
+
+
+def test_an_infinite_interval_is_one_only_where_servers_know_it() -> None:
+    """The same bytes are a very long one before 17, and the word would be a lie."""
+    columns = table(k="integer", v="interval")
+    raw = struct.pack(">qii", 2**63 - 1, 2**31 - 1, 2**31 - 1)
+    page = copy_page([[struct.pack(">i", 1), raw]])
+    old, new = TypeBook(major=16), TypeBook(major=17)
+    infinite, _ = RowEncoder(columns, new).encode_copy_binary(page)
+    finite, _ = RowEncoder(columns, old).encode_copy_binary(page)
+    assert bson.decode(infinite)["v"] == "infinity"
+    assert bson.decode(finite)["v"] == "P178956970Y7M2147483647DT2562047788H54.775807S"
+    assert RowDecoder(columns, new).decode(infinite) == RowDecoder(columns, old).decode(finite) == (page, 1)
+    for book, packed in ((old, infinite), (new, finite)):
+        with pytest.raises(DocumentError, match="cannot hold"):
+            RowDecoder(columns, book).decode(packed)
