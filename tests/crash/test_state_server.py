@@ -53,3 +53,14 @@ def test_a_state_that_stays_away_for_longer_ends_the_run_resumably(flow: Flow) -
     ending = flow.run()
     assert 0 < ending.result["moved_rows"] < ending.result["rows"]
     check_copy(flow, ending)
+
+
+def test_a_flow_whose_schema_is_gone_is_taken_up_from_the_sink(flow: Flow) -> None:
+    """As where a file is lost: what has arrived is not copied twice."""
+    assert flow.state_db is not None
+    flow.run_until_killed("coordinator.after_write:exit@30")
+    flow.state_db.run("DROP SCHEMA dsync_state CASCADE")
+    ending = flow.run()
+    assert 0 < ending.result["moved_rows"] < ending.result["rows"]
+    check_copy(flow, ending)
+    check_repeat_moves_nothing(flow, ending)
