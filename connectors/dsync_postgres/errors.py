@@ -6,6 +6,7 @@ only codes and names are passed on; other messages name objects and are kept.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,6 +45,7 @@ _BY_CLASS: dict[str, type[errors.DsyncError]] = {
     "53": errors.ThrottledError,
     "57": errors.ServerUnavailableError,
 }
+_NO_FILES_LEFT = (errno.EMFILE, errno.ENFILE)
 _QUOTES_VALUES = ("22", "23", "44", "P0")
 _NEXT_STEP: dict[type[errors.DsyncError], str] = {
     errors.AuthenticationError: "check user and password (PGPASSWORD, ~/.pgpass, ?password=env:NAME) and pg_hba.conf",
@@ -66,9 +68,24 @@ def translating(operation: str) -> Iterator[None]:
     `operation` is a phrase that names the object: "reading public.orders".
     """
     try:
-        yield
+        with minding_files(operation):
+            yield
     except psycopg.Error as exc:
         raise translate(exc, operation) from exc
+
+
+@contextmanager
+def minding_files(operation: str) -> Iterator[None]:
+    """Raise ThrottledError where connections and pages need more open files than a process may have."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in _NO_FILES_LEFT:
+            raise
+        raise errors.ThrottledError(
+            f"{operation}: the system lets this process open no more files or connections; lower --parallel, or raise "
+            "the limit (ulimit -n)"
+        ) from exc
 
 
 def translate(exc: psycopg.Error, operation: str) -> errors.DsyncError:

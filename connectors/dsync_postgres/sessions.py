@@ -25,7 +25,7 @@ from psycopg import pq, sql
 from dsync.sdk import errors, types
 from dsync.sdk.paging import PageExchange
 from dsync_postgres.conninfo import CONNECT_LIMIT_S, Target
-from dsync_postgres.errors import translating
+from dsync_postgres.errors import minding_files, translating
 from dsync_postgres.options import PostgresOptions
 
 T = TypeVar("T")
@@ -378,8 +378,11 @@ def snapshot_lost() -> errors.SnapshotLostError:
 def _connect(target: Target, application_name: str) -> Connection:
     try:
         # Without prepared statements: they outlive what they were planned for, and poolers lose them.
-        connection: Connection = psycopg.connect(target.conninfo, autocommit=True, prepare_threshold=None)
+        with minding_files(f"connecting to {target}"):
+            connection: Connection = psycopg.connect(target.conninfo, autocommit=True, prepare_threshold=None)
     except psycopg.Error as exc:
+        # libpq has no word for a socket that it could not have.
+        _require_files(f"connecting to {target}")
         raise target.translate(exc) from exc.with_traceback(None)
     try:
         with translating(f"preparing a session on {target}"):
@@ -388,6 +391,12 @@ def _connect(target: Target, application_name: str) -> Connection:
         connection.close()
         raise
     return connection
+
+
+def _require_files(operation: str) -> None:
+    """Raise ThrottledError where this process may open no more of them."""
+    with minding_files(operation):
+        os.close(os.open(os.devnull, os.O_RDONLY))
 
 
 def _pin_settings(connection: Connection, application_name: str) -> None:

@@ -1,5 +1,6 @@
 """Driver errors: their class by SQLSTATE, their words without values."""
 
+import errno
 from typing import Any
 
 import psycopg
@@ -90,3 +91,12 @@ def test_other_errors_pass() -> None:
     """A bug of ours is not dressed up as the server's fault."""
     with pytest.raises(ZeroDivisionError), translating("reading public.t"):
         _ = 1 / 0
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_running_out_of_files_is_worth_a_retry(number: int) -> None:
+    """With fewer connections it may succeed; any other error of the system is what it is."""
+    with pytest.raises(errors.ThrottledError, match=r"reading x: .*ulimit -n"), translating("reading x"):
+        raise OSError(number, "no more")
+    with pytest.raises(FileNotFoundError), translating("reading x"):
+        raise FileNotFoundError(errno.ENOENT, "nothing there")
