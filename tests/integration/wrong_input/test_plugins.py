@@ -25,7 +25,7 @@ from dsync.protocol.errors import (
     UnsupportedError,
 )
 from dsync.protocol.interface import Connector
-from dsync.protocol.types import Extensions, Info, PageType, SinkCapabilities, SourceCapabilities
+from dsync.protocol.types import Extensions, Info, PageType, SinkCapabilities, SourceCapabilities, WriteRequest
 from dsync.sdk.serve import ServeOptions, serving
 from dsync.sdk.testing.faults import Faults
 from dsync.sdk.testing.memory import MemoryConnector
@@ -227,3 +227,39 @@ async def test_a_served_plugin_that_hangs_at_first_contact_is_given_up(
     assert caught.value.exit_code == 3
     assert address in str(caught.value)
     assert known_flows(tmp_path / "state.db") == ()
+
+
+class Liar(MemoryConnector):
+    """A sink that says of its third page that it was written, moves its ledger, and keeps nothing of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pages = 0
+
+    async def write_page(self, request: WriteRequest) -> int:
+        self._pages += 1
+        if self._pages != 3:
+            return await super().write_page(request)
+        with self.store.transaction():
+            if request.context is not None:
+                self.store.advance(request.context, rows=request.page.rows, size_bytes=request.page.size_bytes)
+        return request.page.rows
+
+
+async def test_a_sink_that_says_it_has_written_what_it_has_not_is_found_out_by_verify(tmp_path: Path) -> None:
+    """Nobody can know it while copying: exit 4, with the number of documents that are missing."""
+    async with served(Liar()) as address:
+        request = SyncRequest(
+            source=uri(tmp_path / "source", rows=ROWS),
+            sink=address,
+            state=str(tmp_path / "state.db"),
+            page_bytes=64 * 1024,
+            verify=True,
+        )
+        outcome = await sync(request, lambda _: None, asyncio.Event())
+
+    assert outcome.exit_code == 4
+    assert outcome.result is not None
+    assert outcome.result.rows == ROWS
+    assert outcome.verify is not None
+    assert 0 < outcome.verify.counts.missing < ROWS
