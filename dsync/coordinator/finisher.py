@@ -16,7 +16,7 @@ from dsync.coordinator.result import StepFailure
 from dsync.coordinator.retries import Retries
 from dsync.coordinator.tasks import StoppedError, task_group
 from dsync.failpoints import failpoint
-from dsync.protocol.errors import DsyncError, FencedError, RetryableError
+from dsync.protocol.errors import DsyncError, FencedError, RetryableError, UnitLostError
 from dsync.protocol.types import FinishStep, WriteContext
 from dsync.state import UnitRow
 
@@ -54,7 +54,7 @@ class Finisher:
             try:
                 async with limit:
                     await self._do(step, progress[units[step.id]], done=len(work.done), total=len(found))
-            except (FencedError, RetryableError, StoppedError):
+            except (FencedError, RetryableError, StoppedError, UnitLostError):
                 raise
             except DsyncError as error:
                 failures[step.id] = _failure(step, str(error))

@@ -26,13 +26,14 @@ from dsync.coordinator.events import (
     PageCopied,
     PhaseChanged,
     RunFinished,
+    SinkPutBack,
     SnapshotLost,
 )
 from dsync.coordinator.finisher import Finisher
 from dsync.coordinator.journal import Journal
 from dsync.coordinator.manifest import RunEnd, decode_manifest, encode_manifest
 from dsync.coordinator.pace import Pace
-from dsync.coordinator.places import UNITS_AT_ONCE, progress_of
+from dsync.coordinator.places import UNITS_AT_ONCE, progress_of, read_places
 from dsync.coordinator.plan import CopyPlan, Planner
 from dsync.coordinator.recovery import Recovery
 from dsync.coordinator.result import NamespaceResult, RunResult, StepFailure
@@ -41,13 +42,16 @@ from dsync.coordinator.spec import FlowSpec
 from dsync.coordinator.tasks import StoppedError, task_group
 from dsync.coordinator.tolerance import Tolerance
 from dsync.failpoints import failpoint
-from dsync.protocol.errors import NamespaceChangedError, SnapshotLostError
+from dsync.protocol.errors import NamespaceChangedError, SnapshotLostError, UnitLostError
 from dsync.protocol.page_store import PageStore
 from dsync.protocol.types import Finding, FlowManifest, UnitRef
 from dsync.state import NamespaceRow, NamespaceState, Phase, UnitRow
 
 MAX_FRUITLESS_SNAPSHOTS = 3
 """How many snapshots running may be lost before a single page was copied under them."""
+
+MAX_LOSSES = 5
+"""How many times what has arrived may be lost at the sink before the run ends, to be gone on with by a person."""
 
 _PROCESS_BYTES = 60 * 1024 * 1024
 """What a plug-in process or the coordinator takes before any page (measured as Pss)."""
@@ -87,9 +91,22 @@ class CopyRun:
         """
         started_s = time.monotonic()
         plan = await self._plan()
-        plan = await self._copy_until_done(plan)
-        failures = await self._finish(plan)
+        plan, failures = await self._arrive(plan)
         return await self._conclude(plan, failures, time.monotonic() - started_s)
+
+    async def _arrive(self, plan: CopyPlan) -> tuple[CopyPlan, tuple[StepFailure, ...]]:
+        """Copy and finish everything, again where a crash of the sink's server has emptied what was there."""
+        for left in reversed(range(MAX_LOSSES)):
+            plan = await self._copy_until_done(plan)
+            try:
+                failures = await self._finish(plan)
+                await self._require_whole(plan)
+                return plan, failures
+            except UnitLostError as error:
+                if not left:
+                    raise
+                self.emit(SinkPutBack(reason=str(error)))
+        raise AssertionError("the last time ends by returning or raising")
 
     @property
     def _retries(self) -> Retries:
@@ -193,7 +210,8 @@ class CopyRun:
         """Copy everything, as many times as the source loses its snapshot; each time less is left.
 
         Raises:
-            SnapshotLostError: several times running not one page could be copied before it was lost again.
+            SnapshotLostError, UnitLostError: several times running not one page could be copied before it was lost
+                again.
         """
         await self._phase(Phase.COPYING)
         holds_snapshot = self._planned_here
@@ -210,6 +228,12 @@ class CopyRun:
                 self.emit(SnapshotLost(reason=str(error)))
                 holds_snapshot = False
                 await self.source.reopen_session()
+                continue
+            except UnitLostError as error:
+                fruitless = 0 if self._moved_pages else fruitless + 1
+                if fruitless >= MAX_FRUITLESS_SNAPSHOTS:
+                    raise
+                self.emit(SinkPutBack(reason=str(error)))
                 continue
             return plan
 
@@ -447,6 +471,27 @@ class CopyRun:
         )
         stopped = {name for name, state in self._states.items() if state is NamespaceState.STOPPED}
         return await finisher.finish(plan.steps, self._progress, left_out=stopped)
+
+    async def _require_whole(self, plan: CopyPlan) -> None:
+        """Ask the sink whether all that has arrived is there: nobody notices a crash that emptied a finished table.
+
+        Raises:
+            UnitLostError: it is not.
+        """
+        if not self.sink.serves("LedgerService"):
+            return
+        carried = await self.journal.carried_namespaces()
+        there = await self._retries.call(
+            "read the ledger",
+            lambda: read_places(self.sink, self.journal.flow, self.journal.run, plan),
+            before_repeat=self.sink.reopen_session,
+        )
+        for unit in plan.partitions:
+            is_kept = unit.namespace in carried or self._states[unit.namespace] is NamespaceState.STOPPED
+            if not is_kept and self._progress[unit.unit].done and not there[unit.unit].done:
+                raise UnitLostError(
+                    f"{unit.namespace}: a crash of the sink's server has emptied it; it is copied again"
+                )
 
     async def _conclude(self, plan: CopyPlan, failures: tuple[StepFailure, ...], elapsed_s: float) -> RunResult:
         dead = await self.journal.count_dead_letters()

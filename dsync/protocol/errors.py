@@ -66,6 +66,11 @@ class SnapshotLostError(ReplanError):
     """The snapshot that all pages of the copy were read from is gone."""
 
 
+class UnitLostError(ReplanError):
+    """A crash of the sink's server has emptied a unit's table and its ledger row with it: open the unit again, and go
+    on from where it stands then. Nobody else has taken it over."""
+
+
 class PermanentError(DsyncError, status=StatusCode.FAILED_PRECONDITION, exit_code=3):
     """Only a person can help: stop the flow, keep its checkpoint."""
 

@@ -25,6 +25,7 @@ from dsync.protocol.errors import (
     SinkNotEmptyError,
     SnapshotLostError,
     ThrottledError,
+    UnitLostError,
     UnsupportedError,
 )
 from dsync.protocol.page_store import PageGoneError
@@ -55,5 +56,6 @@ __all__ = [
     "SinkNotEmptyError",
     "SnapshotLostError",
     "ThrottledError",
+    "UnitLostError",
     "UnsupportedError",
 ]

@@ -90,10 +90,6 @@ def test_a_sink_server_that_crashes_loses_its_unlogged_tables_alone(
     server.restart(immediate=True)
     process.resume()
     ending = life.wait()
-    if ending.exit_code == 3:
-        # A table whose rows are gone cannot be gone on with from where it was; the same command finds out.
-        assert "same command" in ending.message
-        ending = flow.run()
     assert ending.exit_code == 0, ending.log[-6000:]
     check_copy(flow, ending)
 

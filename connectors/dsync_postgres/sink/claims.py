@@ -46,6 +46,16 @@ def read_claims(connection: Connection, flow: str) -> dict[str, Claim]:
     }
 
 
+def claimed_kind(connection: Connection, flow: str, namespace: str) -> str:
+    """pg_class.relpersistence of the table that the flow has claimed and that is still there; empty: there is none."""
+    row = connection.execute(
+        "SELECT c.relpersistence::text FROM _dsync.target t JOIN pg_class c ON c.oid = t.relation"
+        " WHERE (t.flow, t.namespace) = (%s, %s)",
+        [flow, namespace],
+    ).fetchone()
+    return "" if row is None else str(row[0])
+
+
 def save_claims(connection: Connection, flow: str, run: str, claims: Sequence[Claim]) -> None:
     """Write a run's claims, replacing those about the same tables."""
     connection.execute(

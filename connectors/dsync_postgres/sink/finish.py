@@ -17,7 +17,7 @@ from dsync_postgres.schema.lexer import Token, tokens
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.plan import SETTINGS
 from dsync_postgres.schema.steps import BuildStep
-from dsync_postgres.sink import aside, wire
+from dsync_postgres.sink import aside, claims, wire
 from dsync_postgres.sink.ledger import SCHEMA, Connection
 
 _log = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ def finish(
     if _finish_together(connection, context, step, maintenance_work_mem):
         return
     with connection.transaction():
-        ledger = _ledger_of(connection, context)
+        ledger = _ledger_of(connection, context, step)
         if ledger is None:
             return
         if maintenance_work_mem:
@@ -63,7 +63,7 @@ def _finish_together(
     build = BuildStep.from_wire(step)
     if not build.statements or any(statement.is_optional for statement in build.statements):
         return False
-    ledger = _ledger_of(connection, context)
+    ledger = _ledger_of(connection, context, step)
     if ledger is None:
         return True
     memory = sql.SQL("SELECT set_config('maintenance_work_mem', {}, true)").format(sql.Literal(maintenance_work_mem))
@@ -81,7 +81,7 @@ def _finish_together(
         if connection.pgconn.status != pq.ConnStatus.OK:
             raise
         connection.rollback()
-        if isinstance(exc, psycopg.errors.DivisionByZero) and _ledger_of(connection, context) is None:
+        if isinstance(exc, psycopg.errors.DivisionByZero) and _ledger_of(connection, context, step) is None:
             return True
         if isinstance(exc, _EXISTS):
             # Known at once, and for the slower way to judge.
@@ -110,11 +110,12 @@ def _do(connection: Connection, flow: str, step: types.FinishStep, source_data: 
         _log.warning("finish_statement_refused", step=step.id, object=finding.object, reason=finding.message)
 
 
-def _ledger_of(connection: Connection, context: types.WriteContext) -> sql.Identifier | None:
+def _ledger_of(connection: Connection, context: types.WriteContext, step: types.FinishStep) -> sql.Identifier | None:
     """Which twin has the step's row; None where the step is done.
 
     Raises:
         FencedError: neither has it, or with another fence.
+        UnitLostError: neither has it, and its table is one that a crash empties.
     """
     row = connection.execute(
         "SELECT * FROM (SELECT 'ledger', fence, seq, done FROM _dsync.ledger WHERE (flow, run, unit) = (%(f)s, %(r)s,"
@@ -122,6 +123,11 @@ def _ledger_of(connection: Connection, context: types.WriteContext) -> sql.Ident
         " WHERE (flow, run, unit) = (%(f)s, %(r)s, %(u)s)) l ORDER BY fence DESC LIMIT 1",
         {"f": context.flow, "r": context.run, "u": context.unit},
     ).fetchone()
+    if row is None and claims.claimed_kind(connection, context.flow, step.namespace) == "u":
+        raise errors.UnitLostError(
+            f"finish step {context.unit}: the sink's ledger has no such step any more, since a crash of the server has "
+            "emptied its table; run the same command again"
+        )
     if row is None or row[1] != context.fence:
         raise _fenced(context)
     name, _, seq, done = row

@@ -321,13 +321,15 @@ class Guard:
 
         Raises:
             FencedError: somebody else has opened the unit since, or the row is gone.
+            UnitLostError: the row is gone from a ledger that a crash may have emptied.
             PluginBugError: the sequence number is neither the recorded one nor the next.
         """
         context = self.context
         if standing is None:
-            raise errors.FencedError(
-                f"writing unit {context.unit}: the sink's ledger has no such unit any more (reset, or a crash that "
-                "emptied an unlogged table); run the same command again"
+            make = errors.UnitLostError if self.unlogged else errors.FencedError
+            raise make(
+                f"writing unit {context.unit}: the sink's ledger has no such unit any more (reset, taken over by "
+                "another flow, or a crash that emptied an unlogged table); run the same command again"
             )
         fence, seq, cursor = standing
         if fence != context.fence:

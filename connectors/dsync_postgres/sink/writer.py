@@ -16,6 +16,7 @@ from psycopg import pq, sql
 from dsync.sdk import errors, failpoint, types
 from dsync_postgres.errors import describe, translate
 from dsync_postgres.sink import wire
+from dsync_postgres.sink.claims import claimed_kind
 from dsync_postgres.sink.ledger import Guard, standing
 from dsync_postgres.sink.staging import StagePlan, Stages, key_for, merge, pour
 from dsync_postgres.sink.targets import Connection, TargetTable
@@ -99,6 +100,18 @@ def upsert(connection: Connection, load: Load, stages: Stages) -> int:
 
 
 def _guarded(connection: Connection, load: Load, write: Callable[[], int]) -> int:
+    """As `_unless_written`; of a unit that is gone it says whether it may be opened again, to go on by itself."""
+    try:
+        return _unless_written(connection, load, write)
+    except errors.UnitLostError as exc:
+        connection.rollback()
+        # A crash leaves the claim; whoever has reset the flow or taken the table over does not.
+        if load.guard is not None and claimed_kind(connection, load.guard.context.flow, load.table.name.namespace):
+            raise
+        raise errors.FencedError(str(exc)) from exc
+
+
+def _unless_written(connection: Connection, load: Load, write: Callable[[], int]) -> int:
     """Run `write`; whatever goes wrong, the ledger is asked first whether the page is there after all.
 
     It may be: a message whose answer was lost is still carried out, and then meets its own repeat.

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsync.coordinator.events import CallRetried, DeadLetterAdded, Event, PageCopied, SnapshotLost
+from dsync.coordinator.events import (
+    CallRetried,
+    DeadLetterAdded,
+    Event,
+    NamespaceCopied,
+    PageCopied,
+    SinkPutBack,
+    SnapshotLost,
+)
 from dsync.coordinator.tasks import StoppedError
 from dsync.coordinator.tolerance import Tolerance
 from dsync.protocol.errors import (
@@ -20,6 +28,7 @@ from dsync.protocol.errors import (
     PluginBugError,
     RequestError,
     ServerUnavailableError,
+    UnitLostError,
 )
 from dsync.protocol.types import UnitRef
 from dsync.state import NamespaceState, Store
@@ -254,6 +263,46 @@ async def test_a_namespace_that_changes_while_it_is_read_stops_alone(flow: Harne
     result = await flow.run(source_faults=("read_page@1:NamespaceChangedError",), parallel=1)
     assert [item.state for item in result.namespaces].count(NamespaceState.STOPPED) == 1
     assert (result.exit_code, result.consistent) == (6, False)
+
+
+async def test_a_unit_that_a_crash_of_the_sink_has_lost_is_opened_again(flow: Harness) -> None:
+    """In the same life, and from where the ledger has it then; the snapshot is still held."""
+    flow.source.serve("shop.zebras", 10)
+    result = await flow.run(sink_faults=("write_page@2:UnitLostError", "finish@1:UnitLostError"))
+    assert (result.exit_code, result.consistent) == (0, True)
+    assert flow.ids("shop.orders") == list(range(ROWS))
+    assert flow.ids("shop.zebras") == list(range(10))
+    assert [type(event).__name__ for event in flow.events].count("SinkPutBack") == 2
+
+
+async def test_a_finished_table_that_a_crash_has_emptied_is_noticed_and_copied_again(flow: Harness) -> None:
+    """No call about it fails: only asking for it at the end tells."""
+    flow.source.serve("shop.zebras", 10)
+
+    class CrashOnce(list[Event]):
+        def append(self, event: Event) -> None:
+            super().append(event)
+            if isinstance(event, NamespaceCopied) and not any(isinstance(e, SinkPutBack) for e in self):
+                planned = flow.store.load_units(flow.flow.flow, flow.row.run)
+                with flow.sink_store.transaction():
+                    flow.sink_store.clear("shop.zebras")
+                    units = [unit.unit for unit in planned if unit.namespace == "shop.zebras"]
+                    flow.sink_store.reset_units(flow.flow.flow, flow.row.run, units)
+
+    flow.events = CrashOnce()
+    result = await flow.run()
+    assert (result.exit_code, flow.ids("shop.zebras"), flow.ids("shop.orders")) == (
+        0,
+        list(range(10)),
+        list(range(ROWS)),
+    )
+
+
+async def test_a_sink_that_loses_everything_again_and_again_ends_the_run_resumably(flow: Harness) -> None:
+    with pytest.raises(UnitLostError):
+        await flow.run(sink_faults=("write_page@2+:UnitLostError",))
+    result = await flow.run()
+    assert (flow.ids("shop.orders"), result.exit_code) == (list(range(ROWS)), 0)
 
 
 async def test_a_table_that_the_sink_does_not_know_again_stops_alone(flow: Harness) -> None:
