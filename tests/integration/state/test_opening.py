@@ -23,7 +23,7 @@ from dsync.state import (
     Store,
 )
 from dsync.state.migrations import upgrade
-from dsync.state.schema import HEAD, metadata
+from dsync.state.schema import HEAD, REVISIONS, metadata
 from tests.integration.state.conftest import OpenStore
 from tests.support.databases import Database
 from tests.unit.state.support import Actor, planned_run
@@ -156,6 +156,22 @@ def test_of_threads_that_migrate_at_the_same_time_one_does(
         opened = list(threads.map(lambda _: open_store(), range(4)))
     assert len(calls) == 1
     assert {store.list_flow_rows() for store in opened} == {()}
+
+
+@pytest.mark.parametrize("revision", REVISIONS[:-1])
+def test_a_state_of_an_earlier_release_is_brought_to_this_one(
+    place: Database, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, revision: str
+) -> None:
+    """Whoever opens it first does so; what it holds stays."""
+    with monkeypatch.context() as patched:
+        patched.setattr(upgrade, "HEAD", revision)
+        open_store()
+    assert place.value("SELECT version_num FROM dsync_state.alembic_version") == revision
+    place.run("INSERT INTO dsync_state.flows VALUES ('default', 'f1', 'shop', 'ends', '{}', 1, 0)")
+    store = open_store()
+    assert place.value("SELECT version_num FROM dsync_state.alembic_version") == HEAD
+    assert store.get_flow("shop").flow == "f1"
+    planned_run(store, name="other")
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(
