@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-LANGUAGES = ("console", "text", "python", "toml", "yaml", "json")
+LANGUAGES = ("console", "text", "python", "toml", "yaml", "json", "sql")
 """Those that a block may be in. Only `console` is typed; `text` shows what nobody types."""
 
 _FENCE = re.compile(r"^(?P<ticks>```+)(?P<info>.*)$")

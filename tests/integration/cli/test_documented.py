@@ -168,6 +168,16 @@ def test_data_can_be_read(block: Block) -> None:
         assert block.language != "yaml" or list(problems(content, flow_schema())) == []
 
 
+@pytest.mark.parametrize(
+    "block", [block for block in _BLOCKS if block.language == "sql"], ids=lambda block: block.place
+)
+def test_statements_are_understood(block: Block, source_db: DatabaseFactory) -> None:
+    """Carried out on a server, and taken back: a role would be there for all of its databases."""
+    with psycopg.connect(source_db().uri) as connection:
+        connection.execute(block.text.encode())
+        connection.rollback()
+
+
 async def test_the_connector_of_the_manual_gives_its_numbers() -> None:
     """Its class can be pasted: a plan of what is asked for, and a page."""
     (block,) = [block for block in _BLOCKS if block.language == "python"]
