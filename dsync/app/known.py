@@ -39,7 +39,8 @@ class KnownFlow:
     @property
     def command(self) -> str:
         """The command line that goes on with it; a password stands as ***."""
-        return sync_command(self.spec, self.flow.name or "", self.state)
+        has_tables = self.run is not None and (bool(self.run.extra.get("planned")) or self.run.number > 1)
+        return sync_command(self.spec, self.flow.name or "", self.state, has_tables=has_tables)
 
 
 def _reachable(known: KnownFlow, end: EndpointIdentity, option: str) -> str:
@@ -81,13 +82,32 @@ def existing_store(location: str, *, wanted: str = "") -> Iterator[Store | None]
         yield store
 
 
-def sync_command(spec: FlowSpec, name: str, state: str = "") -> str:
-    """`dsync sync …` with everything that finds this flow again."""
+def sync_command(spec: FlowSpec, name: str, state: str = "", *, has_tables: bool = True) -> str:
+    """`dsync sync …` with everything that finds this flow again, and what was chosen for its rows and schema.
+
+    Without tuning, which belongs to a command and not to a flow; what becomes of existing tables is decided when the
+    flow gets its own (`has_tables`), and not again.
+    """
     words = ["dsync", "sync", spec.source.reference, spec.sink.reference, "--mode", spec.mode]
-    for pattern in spec.namespaces:
-        words += ["-n", pattern]
+    for option, values in (
+        ("-n", spec.namespaces),
+        ("--exclude", spec.exclude),
+        ("--filter", spec.filters),
+        ("--dead-letters", spec.dead_letters),
+    ):
+        words += [word for value in values for word in (option, value)]
     if spec.schema_mode != "copy":
         words += ["--schema", spec.schema_mode]
+    if spec.data_type != "auto":
+        words += ["--data-type", spec.data_type]
+    chosen = {
+        "--no-owner": spec.no_owner,
+        "--no-privileges": spec.no_privileges,
+        "--allow-lossy": spec.allow_lossy,
+    }
+    words += [option for option, is_chosen in chosen.items() if is_chosen]
+    if spec.on_existing and not has_tables:
+        words += ["--on-existing", spec.on_existing]
     if state:
         words += ["--state", state]
     if name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,33 @@ def test_a_command_is_quoted_for_the_shell() -> None:
         "dsync sync 'postgresql://a/shop?sslmode=require&x=1' postgresql://b/shop --mode copy -n '\"odd name\"'"
         " --schema none --flow 'my flow'"
     )
+
+
+def test_a_command_finds_the_same_flow_again() -> None:
+    """What belongs to the fingerprint stands in it, and what was chosen for rows and schema; tuning does not."""
+    spec = _spec(
+        namespaces=("shop.*",),
+        exclude=("shop.audit_*", "shop.log"),
+        filters=("shop.orders=total > 100",),
+        dead_letters=("shop.orders=0",),
+        data_type="bson",
+        no_owner=True,
+        no_privileges=True,
+        allow_lossy=True,
+        on_existing="drop",
+        parallel=7,
+    )
+
+    assert shlex.split(sync_command(spec, ""))[6:] == [
+        *("-n", "shop.*"),
+        *("--exclude", "shop.audit_*"),
+        *("--exclude", "shop.log"),
+        *("--filter", "shop.orders=total > 100"),
+        *("--dead-letters", "shop.orders=0"),
+        *("--data-type", "bson"),
+        *("--no-owner", "--no-privileges", "--allow-lossy"),
+    ]
+    assert sync_command(spec, "", has_tables=False).endswith(" --on-existing drop")
 
 
 async def test_a_stopped_comparison_keeps_what_it_had_by_table(state: str) -> None:
