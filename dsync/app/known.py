@@ -82,6 +82,11 @@ def existing_store(location: str, *, wanted: str = "") -> Iterator[Store | None]
         yield store
 
 
+def letters_command(flow: str, state: str = "") -> str:
+    """`dsync dead-letters list …` for a flow, by name or id."""
+    return shlex.join(["dsync", "dead-letters", "list", flow, *(["--state", state] if state else [])])
+
+
 def sync_command(spec: FlowSpec, name: str, state: str = "", *, has_tables: bool = True) -> str:
     """`dsync sync …` with everything that finds this flow again, and what was chosen for its rows and schema.
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from dsync.app.known import KnownFlow, existing_store, find_known_flow, known_flow
+from dsync.app.known import KnownFlow, existing_store, find_known_flow, known_flow, letters_command
 from dsync.coordinator.spec import FlowSpec
 from dsync.state import FlowSummary, LeaseRow, NamespaceState, Phase, RunRow, Store
 
@@ -206,6 +206,9 @@ def _next_step(known: KnownFlow, facts: Mapping[str, Any]) -> str:
         return f"it is not running; this goes on where it was: {known.command}"
     if run.phase is Phase.INCONSISTENT:
         return f"this repairs it, reading again what may have changed: {known.command} --again"
+    if facts["dead_letters"]:
+        command = letters_command(known.title, known.state)
+        return f"this lists the records that the sink refused, to be written again or given up: {command}"
     return ""
 
 

@@ -45,6 +45,8 @@ class SyncOutcome:
     result: RunResult | None
     """None: the run had ended before, and nothing was moved."""
     verify: VerifyReport | None = None
+    state: str = ""
+    """What `--state` was given; empty: the default one."""
 
     @property
     def exit_code(self) -> int:
@@ -121,7 +123,7 @@ async def sync(request: SyncRequest, emit: EventHandler, stopping: asyncio.Event
             emit(SinkPutBack(reason=chosen.setback))
         if chosen.is_finished and not request.verify:
             run = with_letters_that_wait(store, chosen.run)
-            return SyncOutcome(flow=flow.flow, flow_name=flow.name or "", run=run, result=None)
+            return SyncOutcome(flow=flow.flow, flow_name=flow.name or "", run=run, result=None, state=store.named)
         return await _run(store, request, spec, fingerprint, meeting, chosen, emit, stopping)
 
 
@@ -170,7 +172,9 @@ async def _run(
             result = await copy.execute()
         report = await _verify(request, meeting, copy, chosen, record) if request.verify else None
         ended = with_letters_that_wait(store, await journal.row()) if result is None else await journal.row()
-        return SyncOutcome(flow=flow.flow, flow_name=flow.name or "", run=ended, result=result, verify=report)
+        return SyncOutcome(
+            flow=flow.flow, flow_name=flow.name or "", run=ended, result=result, verify=report, state=store.named
+        )
     except SinkNotEmptyError as error:
         told = forgotten(flow.name or flow.flow, error) if chosen.setback == FORGOTTEN else error
         await journal.fail(told)

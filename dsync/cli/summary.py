@@ -18,7 +18,7 @@ _NAMED = 20
 def sync_answer(outcome: SyncOutcome, reasons: Sequence[DeadLetterGroup] = ()) -> Answer:
     """The answer to a sync that came to its end."""
     facts = _facts(outcome)
-    lines = [_head(outcome, facts), *_troubles(facts, reasons)]
+    lines = [_head(outcome, facts), *_troubles(outcome, facts, reasons)]
     details = ""
     if outcome.verify is not None:
         # Whoever has a report has paid for the import.
@@ -87,13 +87,14 @@ def _head(outcome: SyncOutcome, facts: Mapping[str, Any]) -> str:
     return head
 
 
-def _troubles(facts: Mapping[str, Any], reasons: Sequence[DeadLetterGroup]) -> list[str]:
+def _troubles(outcome: SyncOutcome, facts: Mapping[str, Any], reasons: Sequence[DeadLetterGroup]) -> list[str]:
     """What a person has to look at, each with what repairs it."""
     lines = []
     if facts["dead_letters"]:
-        lines.append(
-            f"dead letters: {counted(facts['dead_letters'], 'record')} refused (`dsync dead-letters list` lists them)"
-        )
+        from dsync.app.known import letters_command
+
+        command = letters_command(outcome.flow_name or outcome.flow, outcome.state)
+        lines.append(f"dead letters: {counted(facts['dead_letters'], 'record')} refused (`{command}` lists them)")
         lines += [
             f"  {group.namespace}: {counted(group.records, 'record')}: {group.reason}" for group in reasons[:_NAMED]
         ]

@@ -129,8 +129,8 @@ class PageWriter:
         self.emit(DeadLetterAdded(namespace=name, reason=str(error)))
         if exceeded := self.tolerance.exceeded(name, letters):
             raise NamespaceChangedError(
-                f"{name}: {exceeded}, the last one because: {error}; `dsync dead-letters list` lists them, and "
-                "--dead-letters says how many may be"
+                f"{name}: {exceeded}, the last one because: {error}; `dsync dead-letters list {self.flow}` lists them, "
+                "and --dead-letters says how many may be"
             )
 
     async def _send(self, progress: UnitProgress, page: Page, cursor: UnitCursor, *, done: bool) -> None:

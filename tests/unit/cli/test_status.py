@@ -153,6 +153,13 @@ def test_dead_letters_are_listed_by_reason_and_never_by_content(state: str, caps
     assert "canary" not in printed.stdout
     assert list_flows(state)[0].dead_letters == 4
 
+    with Store.open(state) as store:
+        store.finish_run(flow, run, Phase.DONE, consistent=True)
+    line = next(line for line in run_here(capsys, "status", "--state", state).stdout.splitlines() if "→ this" in line)
+    listed = run_here(capsys, *shlex.split(line.rpartition(": dsync ")[2]))
+    assert listed.exit_code == 0
+    assert "violates check" in listed.stdout
+
 
 def test_status_without_a_flow_shows_all(state: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Oldest first."""

@@ -1,5 +1,6 @@
 """What a sync says at its end: exact counts, what went wrong, and what repairs it."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -108,7 +109,11 @@ def test_dead_letters_are_listed_by_reason() -> None:
     lines = answer.summary.splitlines()
 
     assert answer.exit_code == 5
-    assert lines[1] == "dead letters: 50 records refused (`dsync dead-letters list` lists them)"
+    assert lines[1] == "dead letters: 50 records refused (`dsync dead-letters list f00d` lists them)"
+    elsewhere = sync_answer(
+        replace(_outcome(_result(_namespace("a", dead_letters=50))), flow_name="my flow", state="s.db")
+    )
+    assert "(`dsync dead-letters list 'my flow' --state s.db` lists them)" in elsewhere.summary
     assert lines[2] == "  a: 2 records: reason 0"
     assert lines[-1] == "  … and 5 more reasons"
     assert len(answer.result["dead_letter_reasons"]) == 25
