@@ -1,6 +1,7 @@
 """The values that travel; see `dsync.protocol.types` for their fields."""
 
 from dsync.protocol.types import (
+    BatchKind,
     BsonValue,
     Bucket,
     Buffer,
@@ -59,6 +60,7 @@ from dsync.protocol.types import (
 )
 
 __all__ = [
+    "BatchKind",
     "BsonValue",
     "Bucket",
     "Buffer",

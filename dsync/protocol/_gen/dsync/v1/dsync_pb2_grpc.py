@@ -1214,3 +1214,121 @@ class ChecksumService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class StreamServiceStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.StreamChanges = channel.unary_stream(
+                '/dsync.v1.StreamService/StreamChanges',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.StreamChangesRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.ChangeBatch.FromString,
+                _registered_method=True)
+        self.Acknowledge = channel.unary_unary(
+                '/dsync.v1.StreamService/Acknowledge',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.AcknowledgeRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.AcknowledgeResponse.FromString,
+                _registered_method=True)
+
+
+class StreamServiceServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def StreamChanges(self, request, context):
+        """As adiom.v1.StreamUpdates, with fast types, truncates and schema changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Acknowledge(self, request, context):
+        """The source may discard what lies before the cursor. A lost call costs the
+        source disk space until the next one, never data.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_StreamServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'StreamChanges': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamChanges,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.StreamChangesRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.ChangeBatch.SerializeToString,
+            ),
+            'Acknowledge': grpc.unary_unary_rpc_method_handler(
+                    servicer.Acknowledge,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.AcknowledgeRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.AcknowledgeResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'dsync.v1.StreamService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('dsync.v1.StreamService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class StreamService:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def StreamChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dsync.v1.StreamService/StreamChanges',
+            dsync_dot_v1_dot_dsync__pb2.StreamChangesRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.ChangeBatch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Acknowledge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.StreamService/Acknowledge',
+            dsync_dot_v1_dot_dsync__pb2.AcknowledgeRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.AcknowledgeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -379,3 +379,46 @@ class ChecksumServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_dsync_pb2.CountRowsResponse, _abc.Awaitable[_dsync_pb2.CountRowsResponse]]: ...
 
 def add_ChecksumServiceServicer_to_server(servicer: ChecksumServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class StreamServiceStub:
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> StreamServiceAsyncStub: ...
+    StreamChanges: _grpc.UnaryStreamMultiCallable[_dsync_pb2.StreamChangesRequest, _dsync_pb2.ChangeBatch]
+    """As adiom.v1.StreamUpdates, with fast types, truncates and schema changes."""
+    Acknowledge: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.AcknowledgeRequest, _dsync_pb2.AcknowledgeResponse]
+    """The source may discard what lies before the cursor. A lost call costs the
+    source disk space until the next one, never data.
+    """
+
+@_typing.type_check_only
+class StreamServiceAsyncStub(StreamServiceStub):
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    StreamChanges: _aio.UnaryStreamMultiCallable[_dsync_pb2.StreamChangesRequest, _dsync_pb2.ChangeBatch]  # type: ignore[assignment]
+    """As adiom.v1.StreamUpdates, with fast types, truncates and schema changes."""
+    Acknowledge: _aio.UnaryUnaryMultiCallable[_dsync_pb2.AcknowledgeRequest, _dsync_pb2.AcknowledgeResponse]  # type: ignore[assignment]
+    """The source may discard what lies before the cursor. A lost call costs the
+    source disk space until the next one, never data.
+    """
+
+class StreamServiceServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def StreamChanges(
+        self,
+        request: _dsync_pb2.StreamChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_dsync_pb2.ChangeBatch], _abc.AsyncIterator[_dsync_pb2.ChangeBatch]]:
+        """As adiom.v1.StreamUpdates, with fast types, truncates and schema changes."""
+
+    @_abc_1.abstractmethod
+    def Acknowledge(
+        self,
+        request: _dsync_pb2.AcknowledgeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.AcknowledgeResponse, _abc.Awaitable[_dsync_pb2.AcknowledgeResponse]]:
+        """The source may discard what lies before the cursor. A lost call costs the
+        source disk space until the next one, never data.
+        """
+
+def add_StreamServiceServicer_to_server(servicer: StreamServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
