@@ -33,16 +33,7 @@ _T = TypeVar("_T")
 
 _CONTACT = ("get_info",)
 _SESSION = ("open_session",)
-_DATA = (
-    "count",
-    "write_updates",
-    "acknowledge",
-    "get_by_ids",
-    "open_units",
-    "read_units",
-    "save_manifest",
-    "find_manifests",
-)
+_DATA = ("count", "write_updates", "get_by_ids", "open_units", "read_units", "save_manifest", "find_manifests")
 _WORK = (
     "generate_plan",
     "check",

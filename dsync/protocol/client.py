@@ -18,7 +18,7 @@ from dsync.protocol import pages
 from dsync.protocol._gen.adiom.v1 import adiom_pb2 as adiom
 from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
 from dsync.protocol.channel import MAX_MESSAGE_BYTES, UNDECLARED_MESSAGE_BYTES, Deadlines, Target
-from dsync.protocol.convert import changes, checksums, flows, handshake, schema, transforms, values
+from dsync.protocol.convert import checksums, flows, handshake, schema, transforms, values
 from dsync.protocol.convert import pages as messages
 from dsync.protocol.errors import CapacityError, DsyncError, PluginBugError, UnsupportedError
 from dsync.protocol.interface import Connector, Transform
@@ -180,17 +180,6 @@ class RemoteConnector(Connector):
         )
 
     async def stream_updates(self, request: StreamRequest) -> AsyncIterator[UpdateBatch]:
-        if "StreamService" in (await self._known_extensions()).services:
-            whole = self._link.stream(
-                lambda s: s.changes.StreamChanges,
-                changes.request_to_pb(request),
-                method="StreamChanges",
-                metadata=_routing(request.header, request.value),
-            )
-            async with aclosing(whole):
-                async for batch in whole:
-                    yield changes.batch_from_pb(batch)
-            return
         answers = self._link.stream(
             lambda s: s.connector.StreamUpdates,
             messages.stream_updates_to_pb(request),
@@ -200,14 +189,6 @@ class RemoteConnector(Connector):
         async with aclosing(answers):
             async for answer in answers:
                 yield messages.update_batch_from_pb(answer)
-
-    async def acknowledge(self, cursor: bytes) -> None:
-        await self._link.call(
-            lambda s: s.changes.Acknowledge,
-            dsync.AcknowledgeRequest(cursor=cursor),
-            method="Acknowledge",
-            timeout_s=self._deadlines.data_s,
-        )
 
     async def stream_lsn(self, request: StreamRequest) -> AsyncIterator[LsnPosition]:
         answers = self._link.stream(

@@ -99,16 +99,6 @@ class Connector:
         """Records by id, in the order asked; empty bytes where there is none."""
         raise _unsupported(self, "GetByIds")
 
-    # ---------------------------------------------------- dsync.v1 StreamService
-
-    async def acknowledge(self, cursor: bytes) -> None:
-        """Everything up to this cursor of stream_updates is durable: the source may discard what lies before.
-
-        A source that overrides this serves streams with everything that UpdateBatch has; without it the coordinator
-        opens StreamUpdates again at the durable cursor from time to time.
-        """
-        raise _unsupported(self, "Acknowledge")
-
     # ------------------------------------------------- dsync.v1 ExtensionService
 
     async def get_extensions(self) -> Extensions:
@@ -227,7 +217,6 @@ class Transform:
 
 
 SERVICE_METHODS = {
-    "StreamService": ("acknowledge",),
     "PageService": ("read_page", "write_page"),
     "LedgerService": ("open_units", "read_units", "save_manifest", "find_manifests", "clear_namespace", "forget_flow"),
     "PlanService": ("open_plan", "resume_plan"),

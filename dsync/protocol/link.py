@@ -45,7 +45,6 @@ class Stubs:
         self.plan = dsync_grpc.PlanServiceStub(channel)
         self.schema = dsync_grpc.SchemaServiceStub(channel)
         self.checksum = dsync_grpc.ChecksumServiceStub(channel)
-        self.changes = dsync_grpc.StreamServiceStub(channel)
 
 
 class Link:

@@ -21,7 +21,7 @@ from dsync.protocol._gen.adiom.v1 import adiom_pb2_grpc as adiom_grpc
 from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
 from dsync.protocol._gen.dsync.v1 import dsync_pb2_grpc as dsync_grpc
 from dsync.protocol.channel import MAX_MESSAGE_BYTES
-from dsync.protocol.convert import changes, checksums, flows, handshake, schema, transforms, values
+from dsync.protocol.convert import checksums, flows, handshake, schema, transforms, values
 from dsync.protocol.convert import pages as messages
 from dsync.protocol.interface import Connector, Transform, services_of
 from dsync.protocol.types import Page, ReadRequest, WriteRequest
@@ -51,8 +51,6 @@ def add_connector(
         dsync_grpc.add_SchemaServiceServicer_to_server(_SchemaServicer(connector), server)
     if "ChecksumService" in served:
         dsync_grpc.add_ChecksumServiceServicer_to_server(_ChecksumServicer(connector), server)
-    if "StreamService" in served:
-        dsync_grpc.add_StreamServiceServicer_to_server(_StreamServicer(connector), server)
     ours = sorted({"ExtensionService", *served})
     return ("adiom.v1.ConnectorService", *(f"dsync.v1.{name}" for name in ours))
 
@@ -243,22 +241,6 @@ class _SchemaServicer(dsync_grpc.SchemaServiceServicer):
         write_context, step = messages.context_from_pb(request.context), schema.step_from_pb(request.step)
         await self._connector.finish(write_context, step, request.source_data)
         return dsync.FinishNamespacesResponse()
-
-
-class _StreamServicer(dsync_grpc.StreamServiceServicer):
-    def __init__(self, connector: Connector) -> None:
-        self._connector = connector
-
-    async def StreamChanges(
-        self, request: dsync.StreamChangesRequest, context: object
-    ) -> AsyncGenerator[dsync.ChangeBatch, None]:
-        async with _closing(self._connector.stream_updates(changes.request_from_pb(request))) as batches:
-            async for batch in batches:
-                yield changes.batch_to_pb(batch)
-
-    async def Acknowledge(self, request: dsync.AcknowledgeRequest, context: object) -> dsync.AcknowledgeResponse:
-        await self._connector.acknowledge(request.cursor)
-        return dsync.AcknowledgeResponse()
 
 
 class _ChecksumServicer(dsync_grpc.ChecksumServiceServicer):

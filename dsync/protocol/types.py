@@ -22,7 +22,6 @@ class PageType(enum.IntEnum):
     JSON = 2
     PG_COPY_BINARY = 101
     PG_COPY_TEXT = 102
-    PG_TUPLE = 103
 
 
 class UpdateType(enum.IntEnum):
@@ -31,16 +30,6 @@ class UpdateType(enum.IntEnum):
     UPDATE = 2
     DELETE = 3
     PARTIAL_UPDATE = 4
-
-
-class BatchKind(enum.IntEnum):
-    """What a batch of a stream is about; the last three are barriers between what comes before and after."""
-
-    UNKNOWN = 0
-    ROWS = 1
-    TRUNCATE = 2
-    SCHEMA = 3
-    MARK = 4
 
 
 class Role(enum.IntEnum):
@@ -105,8 +94,7 @@ class Extensions:
     read_types: tuple[PageType, ...] = ()
     write_types: tuple[PageType, ...] = ()
     services: frozenset[str] = frozenset()
-    """Short names: "PageService", "LedgerService", "PlanService", "SchemaService", "ChecksumService",
-    "StreamService"."""
+    """Short names: "PageService", "LedgerService", "PlanService", "SchemaService", "ChecksumService"."""
     max_message_bytes: int = 0
     page_refs: bool = False
     transactional: bool = False
@@ -308,9 +296,6 @@ class Update:
     type: UpdateType
     data: bytes = b""
     partial_update_unset: tuple[str, ...] = ()
-    old_id: tuple[BsonValue, ...] = ()
-    """With a partial update under a new key: the key before, whose deletion comes right before this in the batch. What
-    `data` lacks is the value of the record with the old key. A hint of dsync.v1, which adiom.v1 does not carry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,28 +318,10 @@ class StreamRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateBatch:
-    """A piece of a stream; all but the first four fields are of dsync.v1."""
-
     updates: tuple[Update, ...]
-    """None where only the position has moved."""
     namespace: str
     next_cursor: bytes
-    """Where a stream goes on that has everything up to here. Batches that belong together (several namespaces in turn)
-    move it with the last of them only."""
     time: datetime | None = None
-    kind: BatchKind = BatchKind.ROWS
-    columns: tuple[str, ...] = ()
-    """Of rows of type PG_TUPLE, in order."""
-    schema: tuple[Column, ...] = ()
-    """With SCHEMA: the namespace's columns from here on. Sent before its first rows in each stream, and on changes."""
-    orders: tuple[int, ...] = ()
-    """The place of each update in the source's own order, across batches that belong together; or none."""
-    ends_transaction: bool = True
-    """Everything up to here is whole transactions of the source."""
-    mark: bytes = b""
-    """With MARK: what dsync has written into the source's own log."""
-    position: int = 0
-    """How far into the source's log the stream is, in bytes; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

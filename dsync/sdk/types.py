@@ -1,7 +1,6 @@
 """The values that travel; see `dsync.protocol.types` for their fields."""
 
 from dsync.protocol.types import (
-    BatchKind,
     BsonValue,
     Bucket,
     Buffer,
@@ -60,7 +59,6 @@ from dsync.protocol.types import (
 )
 
 __all__ = [
-    "BatchKind",
     "BsonValue",
     "Bucket",
     "Buffer",

@@ -15,7 +15,6 @@ from dsync.protocol.channel import Target
 from dsync.protocol.client import RemoteConnector, RemoteTransform
 from dsync.protocol.interface import Connector, Transform
 from dsync.protocol.types import (
-    BatchKind,
     Extensions,
     Info,
     Page,
@@ -266,38 +265,6 @@ async def test_a_stream_goes_on_after_a_cursor_and_ends_with_its_reader() -> Non
         await batches.aclose()  # type: ignore[attr-defined]
         await connector.close()
     assert source.closed
-
-
-class Follower(Stream):
-    """A source of changes with what dsync.v1 adds to them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.acknowledged: list[bytes] = []
-
-    async def stream_updates(self, request: StreamRequest):  # type: ignore[no-untyped-def, override]
-        yield UpdateBatch(updates=(), namespace="a", next_cursor=b"1", kind=BatchKind.TRUNCATE, position=7)
-        yield UpdateBatch(updates=(), namespace="a", next_cursor=request.cursor, columns=(request.type.name,))
-
-    async def acknowledge(self, cursor: bytes) -> None:
-        self.acknowledged.append(cursor)
-
-
-async def test_a_stream_of_dsync_v1_has_barriers_and_is_told_what_is_durable() -> None:
-    """One overridden method, and the stream comes with everything that a batch has."""
-    source = Follower()
-    async with serving(source, ServeOptions(address="127.0.0.1:0", grace_s=5)) as address:
-        connector = remote(address)
-        assert (await connector.get_extensions()).services == {"StreamService"}
-        request = StreamRequest(cursor=b"0", type=PageType.PG_TUPLE)
-        batches = [batch async for batch in connector.stream_updates(request)]
-        await connector.acknowledge(b"1")
-        await connector.close()
-    assert [(batch.kind, batch.position, batch.columns) for batch in batches] == [
-        (BatchKind.TRUNCATE, 7, ()),
-        (BatchKind.ROWS, 0, ("PG_TUPLE",)),
-    ]
-    assert source.acknowledged == [b"1"]
 
 
 class Upper(Transform):

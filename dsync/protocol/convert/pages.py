@@ -26,10 +26,6 @@ from dsync.protocol.convert.values import (
     update_from_pb,
     update_to_pb,
 )
-from dsync.protocol.errors import UnsupportedError
-
-# A change of columns shows in the records themselves, and a mark is for those who have written it.
-_TOLD_TO_ALL = frozenset({t.BatchKind.ROWS, t.BatchKind.SCHEMA, t.BatchKind.MARK})
 
 
 def list_data_to_pb(request: t.ReadRequest) -> adiom.ListDataRequest:
@@ -197,12 +193,6 @@ def stream_updates_from_pb(message: adiom.StreamUpdatesRequest) -> t.StreamReque
 
 
 def update_batch_to_pb(batch: t.UpdateBatch) -> adiom.StreamUpdatesResponse:
-    """Raises UnsupportedError for what adiom.v1 has no words for and what must not be passed over."""
-    if batch.kind not in _TOLD_TO_ALL:
-        raise UnsupportedError(
-            f"following {batch.namespace}: it was emptied as a whole, and this coordinator understands changes of "
-            "single records only; use one that knows dsync.v1, or load this namespace again"
-        )
     message = adiom.StreamUpdatesResponse(
         updates=map(update_to_pb, batch.updates), namespace=batch.namespace, next_cursor=batch.next_cursor
     )
@@ -216,11 +206,11 @@ def update_batch_from_pb(message: adiom.StreamUpdatesResponse) -> t.UpdateBatch:
         updates=tuple(map(update_from_pb, message.updates)),
         namespace=message.namespace,
         next_cursor=message.next_cursor,
-        time=time_from_pb(message.time) if message.HasField("time") else None,
+        time=_time_from_pb(message.time) if message.HasField("time") else None,
     )
 
 
-def time_from_pb(message: Timestamp) -> datetime | None:
+def _time_from_pb(message: Timestamp) -> datetime | None:
     """The commit time to a microsecond; None where a peer sends one outside the years 1 to 9999."""
     try:
         return message.ToDatetime(tzinfo=UTC)

@@ -14,7 +14,7 @@ from dsync.protocol.convert.values import (
 )
 
 
-def column_to_pb(column: t.Column) -> dsync.Column:
+def _column_to_pb(column: t.Column) -> dsync.Column:
     return dsync.Column(
         name=column.name,
         type=column.type,
@@ -27,7 +27,7 @@ def column_to_pb(column: t.Column) -> dsync.Column:
     )
 
 
-def column_from_pb(message: dsync.Column) -> t.Column:
+def _column_from_pb(message: dsync.Column) -> t.Column:
     return t.Column(
         name=message.name,
         type=message.type,
@@ -43,7 +43,7 @@ def column_from_pb(message: dsync.Column) -> t.Column:
 def _namespace_to_pb(namespace: t.NamespaceDescription) -> dsync.NamespaceDescription:
     return dsync.NamespaceDescription(
         namespace=namespace.namespace,
-        columns=map(column_to_pb, namespace.columns),
+        columns=map(_column_to_pb, namespace.columns),
         estimated_rows=namespace.estimated_rows,
         size_bytes=namespace.size_bytes,
         rowless=namespace.rowless,
@@ -56,7 +56,7 @@ def _namespace_to_pb(namespace: t.NamespaceDescription) -> dsync.NamespaceDescri
 def _namespace_from_pb(message: dsync.NamespaceDescription) -> t.NamespaceDescription:
     return t.NamespaceDescription(
         namespace=message.namespace,
-        columns=tuple(map(column_from_pb, message.columns)),
+        columns=tuple(map(_column_from_pb, message.columns)),
         estimated_rows=message.estimated_rows,
         size_bytes=message.size_bytes,
         rowless=message.rowless,

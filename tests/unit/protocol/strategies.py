@@ -27,15 +27,6 @@ _BY_FIELD: dict[tuple[type, str], st.SearchStrategy[Any]] = {
     (t.StreamRequest, "value"): st.just(""),
     # The plan's snapshot is dsync.v1's; GeneratePlan has none.
     (t.Plan, "snapshot"): st.just(b""),
-    # So is everything about changes that goes beyond a record's new version; `whole_batches` has it.
-    (t.Update, "old_id"): st.just(()),
-    (t.UpdateBatch, "kind"): st.just(t.BatchKind.ROWS),
-    (t.UpdateBatch, "columns"): st.just(()),
-    (t.UpdateBatch, "schema"): st.just(()),
-    (t.UpdateBatch, "orders"): st.just(()),
-    (t.UpdateBatch, "ends_transaction"): st.just(True),
-    (t.UpdateBatch, "mark"): st.just(b""),
-    (t.UpdateBatch, "position"): st.just(0),
 }
 # adiom.v1 knows two of the types: what travels in it has one of them.
 ADIOM_TYPES = st.sampled_from([t.PageType.BSON, t.PageType.JSON])
@@ -104,23 +95,3 @@ def _pages() -> st.SearchStrategy[t.Page]:
     types = st.sampled_from([member for member in t.PageType if member.value])
     body = {"packed": BYTES}, {"ref": values(t.PageRef)}
     return st.one_of([st.builds(t.Page, type=types, rows=NUMBERS, next_cursor=BYTES, **kind) for kind in body])
-
-
-def whole_batches() -> st.SearchStrategy[t.UpdateBatch]:
-    """Batches with everything that dsync.v1 has of them."""
-    ids = st.lists(values(t.BsonValue), max_size=2).map(tuple)
-    updates = st.builds(
-        dataclasses.replace, values(t.Update), old_id=ids, type=st.sampled_from([m for m in t.UpdateType if m.value])
-    )
-    return st.builds(
-        dataclasses.replace,
-        values(t.UpdateBatch),
-        updates=st.lists(updates, max_size=3).map(tuple),
-        kind=st.sampled_from([kind for kind in t.BatchKind if kind.value]),
-        columns=st.lists(TEXT, max_size=3).map(tuple),
-        schema=st.lists(values(t.Column), max_size=2).map(tuple),
-        orders=st.lists(NUMBERS, max_size=3).map(tuple),
-        ends_transaction=st.booleans(),
-        mark=BYTES,
-        position=st.integers(0, 2**64 - 1),
-    )

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsync.protocol import errors
 from dsync.protocol import types as t
 from dsync.protocol._gen.adiom.v1 import adiom_pb2 as adiom
 from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
-from dsync.protocol.convert import changes, checksums, flows, handshake, pages, schema, transforms, values
+from dsync.protocol.convert import checksums, flows, handshake, pages, schema, transforms, values
 from tests.unit.protocol import strategies
 
 Pair = tuple[type, Callable[[Any], Any], Callable[[Any], Any]]
@@ -74,22 +73,6 @@ def test_changes_survive_the_wire(request: t.WriteUpdatesRequest) -> None:
     """The context of changes travels as metadata, not in adiom.v1's message."""
     arrived = pages.write_updates_from_pb(_wire(pages.write_updates_to_pb(request)))
     assert arrived == dataclasses.replace(request, context=None)
-
-
-@settings(max_examples=40, deadline=None)
-@given(batch=strategies.whole_batches(), page_type=st.sampled_from([m for m in t.PageType if m.value]))
-def test_streams_survive_the_wire_of_dsync_v1(batch: t.UpdateBatch, page_type: t.PageType) -> None:
-    """Truncates, schema changes, marks, old keys, order and position arrive; so does the type that was asked for."""
-    assert changes.batch_from_pb(_wire(changes.batch_to_pb(batch))) == batch
-    request = t.StreamRequest(namespaces=("a",), type=page_type, cursor=batch.next_cursor)
-    assert changes.request_from_pb(_wire(changes.request_to_pb(request))) == request
-
-
-def test_a_truncate_is_not_kept_from_a_coordinator_that_has_no_word_for_it() -> None:
-    """adiom.v1 has changes of records only: the stream ends with a named error instead of leaving rows behind."""
-    emptied = t.UpdateBatch(updates=(), namespace="public.a", next_cursor=b"1", kind=t.BatchKind.TRUNCATE)
-    with pytest.raises(errors.UnsupportedError, match=r"public\.a"):
-        pages.update_batch_to_pb(emptied)
 
 
 @settings(max_examples=40, deadline=None)

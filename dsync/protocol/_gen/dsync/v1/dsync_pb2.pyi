@@ -10,7 +10,6 @@ from dsync.protocol._gen.adiom.v1 import adiom_pb2 as _adiom_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -37,12 +36,6 @@ class _PageTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PageType.Val
     """A complete PostgreSQL COPY stream in binary format: header, rows, trailer."""
     PAGE_TYPE_PG_COPY_TEXT: _PageType.ValueType  # 102
     """The rows of a PostgreSQL COPY stream in text format, each ended by a newline."""
-    PAGE_TYPE_PG_TUPLE: _PageType.ValueType  # 103
-    """For changes only: a row is TupleData of PostgreSQL's logical replication
-    protocol, its values the server's own text. An Int16 counts the columns
-    (ChangeBatch.columns), then for each a byte: n NULL, u unchanged and not
-    sent, t followed by an Int32 with the length of the text and the text.
-    """
 
 class PageType(_PageType, metaclass=_PageTypeEnumTypeWrapper):
     """What the body of a page is. Numbers below 100 are those of adiom.v1.DataType."""
@@ -54,12 +47,6 @@ PAGE_TYPE_PG_COPY_BINARY: PageType.ValueType  # 101
 """A complete PostgreSQL COPY stream in binary format: header, rows, trailer."""
 PAGE_TYPE_PG_COPY_TEXT: PageType.ValueType  # 102
 """The rows of a PostgreSQL COPY stream in text format, each ended by a newline."""
-PAGE_TYPE_PG_TUPLE: PageType.ValueType  # 103
-"""For changes only: a row is TupleData of PostgreSQL's logical replication
-protocol, its values the server's own text. An Int16 counts the columns
-(ChangeBatch.columns), then for each a byte: n NULL, u unchanged and not
-sent, t followed by an Int32 with the length of the text and the text.
-"""
 Global___PageType: _TypeAlias = PageType  # noqa: Y015
 
 class _Role:
@@ -141,47 +128,6 @@ ON_EXISTING_APPEND: OnExisting.ValueType  # 3
 ON_EXISTING_TRUNCATE: OnExisting.ValueType  # 4
 ON_EXISTING_DROP: OnExisting.ValueType  # 5
 Global___OnExisting: _TypeAlias = OnExisting  # noqa: Y015
-
-class _BatchKind:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _BatchKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BatchKind.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    BATCH_KIND_UNKNOWN: _BatchKind.ValueType  # 0
-    BATCH_KIND_ROWS: _BatchKind.ValueType  # 1
-    """Changes of one namespace; none at all where only the position has moved."""
-    BATCH_KIND_TRUNCATE: _BatchKind.ValueType  # 2
-    """The namespace was emptied: everything before it comes before, everything
-    after it after.
-    """
-    BATCH_KIND_SCHEMA: _BatchKind.ValueType  # 3
-    """The namespace has these columns from here on. Sent before the first rows of
-    a namespace in each stream, and again when they change; a barrier too.
-    """
-    BATCH_KIND_MARK: _BatchKind.ValueType  # 4
-    """A mark that dsync has written into the source's own log."""
-
-class BatchKind(_BatchKind, metaclass=_BatchKindEnumTypeWrapper):
-    """------------------------------------------------------------------ changes
-
-    What a batch of a stream is about.
-    """
-
-BATCH_KIND_UNKNOWN: BatchKind.ValueType  # 0
-BATCH_KIND_ROWS: BatchKind.ValueType  # 1
-"""Changes of one namespace; none at all where only the position has moved."""
-BATCH_KIND_TRUNCATE: BatchKind.ValueType  # 2
-"""The namespace was emptied: everything before it comes before, everything
-after it after.
-"""
-BATCH_KIND_SCHEMA: BatchKind.ValueType  # 3
-"""The namespace has these columns from here on. Sent before the first rows of
-a namespace in each stream, and again when they change; a barrier too.
-"""
-BATCH_KIND_MARK: BatchKind.ValueType  # 4
-"""A mark that dsync has written into the source's own log."""
-Global___BatchKind: _TypeAlias = BatchKind  # noqa: Y015
 
 @_typing.final
 class Finding(_message.Message):
@@ -1973,174 +1919,3 @@ class CountRowsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CountRowsResponse: _TypeAlias = CountRowsResponse  # noqa: Y015
-
-@_typing.final
-class Change(_message.Message):
-    """A change of one record. Fields 1 to 4 are those of adiom.v1.Update."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ID_FIELD_NUMBER: _builtins.int
-    TYPE_FIELD_NUMBER: _builtins.int
-    DATA_FIELD_NUMBER: _builtins.int
-    PARTIAL_UPDATE_UNSET_FIELD_NUMBER: _builtins.int
-    OLD_ID_FIELD_NUMBER: _builtins.int
-    type: _adiom_pb2.UpdateType.ValueType
-    data: _builtins.bytes
-    @_builtins.property
-    def id(self) -> _containers.RepeatedCompositeFieldContainer[_adiom_pb2.BsonValue]: ...
-    @_builtins.property
-    def partial_update_unset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
-    @_builtins.property
-    def old_id(self) -> _containers.RepeatedCompositeFieldContainer[_adiom_pb2.BsonValue]:
-        """With a partial update under a new key: the key before, whose deletion
-        comes right before this in the batch. What is not in `data` is the value of
-        the record with the old key.
-        """
-
-    def __init__(
-        self,
-        *,
-        id: _abc.Iterable[_adiom_pb2.BsonValue] | None = ...,
-        type: _adiom_pb2.UpdateType.ValueType = ...,
-        data: _builtins.bytes = ...,
-        partial_update_unset: _abc.Iterable[_builtins.str] | None = ...,
-        old_id: _abc.Iterable[_adiom_pb2.BsonValue] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "id", b"id", "old_id", b"old_id", "partial_update_unset", b"partial_update_unset", "type", b"type"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Change: _TypeAlias = Change  # noqa: Y015
-
-@_typing.final
-class ChangeBatch(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KIND_FIELD_NUMBER: _builtins.int
-    NAMESPACE_FIELD_NUMBER: _builtins.int
-    CHANGES_FIELD_NUMBER: _builtins.int
-    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
-    TIME_FIELD_NUMBER: _builtins.int
-    COLUMNS_FIELD_NUMBER: _builtins.int
-    SCHEMA_FIELD_NUMBER: _builtins.int
-    ORDERS_FIELD_NUMBER: _builtins.int
-    ENDS_TRANSACTION_FIELD_NUMBER: _builtins.int
-    MARK_FIELD_NUMBER: _builtins.int
-    POSITION_FIELD_NUMBER: _builtins.int
-    kind: Global___BatchKind.ValueType
-    namespace: _builtins.str
-    next_cursor: _builtins.bytes
-    """Where a stream goes on that has everything up to here. Batches that belong
-    together (several namespaces in turn) move it with the last of them only.
-    """
-    ends_transaction: _builtins.bool
-    """Everything up to here is whole transactions of the source."""
-    mark: _builtins.bytes
-    """With BATCH_KIND_MARK: what was written."""
-    position: _builtins.int
-    """How far into the source's log the stream is, in bytes; 0: not known."""
-    @_builtins.property
-    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]: ...
-    @_builtins.property
-    def time(self) -> _timestamp_pb2.Timestamp: ...
-    @_builtins.property
-    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Of rows of type PG_TUPLE, in order."""
-
-    @_builtins.property
-    def schema(self) -> _containers.RepeatedCompositeFieldContainer[Global___Column]:
-        """With BATCH_KIND_SCHEMA."""
-
-    @_builtins.property
-    def orders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The place of each change in the source's own order, across the namespaces
-        of batches that belong together; one for each change, or none.
-        """
-
-    def __init__(
-        self,
-        *,
-        kind: Global___BatchKind.ValueType = ...,
-        namespace: _builtins.str = ...,
-        changes: _abc.Iterable[Global___Change] | None = ...,
-        next_cursor: _builtins.bytes = ...,
-        time: _timestamp_pb2.Timestamp | None = ...,
-        columns: _abc.Iterable[_builtins.str] | None = ...,
-        schema: _abc.Iterable[Global___Column] | None = ...,
-        orders: _abc.Iterable[_builtins.int] | None = ...,
-        ends_transaction: _builtins.bool = ...,
-        mark: _builtins.bytes = ...,
-        position: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "columns", b"columns", "ends_transaction", b"ends_transaction", "kind", b"kind", "mark", b"mark", "namespace", b"namespace", "next_cursor", b"next_cursor", "orders", b"orders", "position", b"position", "schema", b"schema", "time", b"time"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ChangeBatch: _TypeAlias = ChangeBatch  # noqa: Y015
-
-@_typing.final
-class StreamChangesRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAMESPACES_FIELD_NUMBER: _builtins.int
-    TYPE_FIELD_NUMBER: _builtins.int
-    CURSOR_FIELD_NUMBER: _builtins.int
-    type: Global___PageType.ValueType
-    cursor: _builtins.bytes
-    """What it says is durable: the source may discard everything before."""
-    @_builtins.property
-    def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
-    def __init__(
-        self,
-        *,
-        namespaces: _abc.Iterable[_builtins.str] | None = ...,
-        type: Global___PageType.ValueType = ...,
-        cursor: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "namespaces", b"namespaces", "type", b"type"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___StreamChangesRequest: _TypeAlias = StreamChangesRequest  # noqa: Y015
-
-@_typing.final
-class AcknowledgeRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CURSOR_FIELD_NUMBER: _builtins.int
-    cursor: _builtins.bytes
-    """A next_cursor of the stream: everything up to it is durable."""
-    def __init__(
-        self,
-        *,
-        cursor: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AcknowledgeRequest: _TypeAlias = AcknowledgeRequest  # noqa: Y015
-
-@_typing.final
-class AcknowledgeResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AcknowledgeResponse: _TypeAlias = AcknowledgeResponse  # noqa: Y015
