@@ -288,7 +288,8 @@ def _read_as(reader: Read, name: str, value: Any) -> tuple[int, bytes]:
         return reader(value)
     except Misfit as exc:
         raise Misfit(f"field {name!r}: {exc}") from exc
-    except (ValueError, OverflowError, binascii.Error, RecursionError) as exc:
+    except (ValueError, ArithmeticError, binascii.Error, RecursionError) as exc:
+        # Arithmetic: a number of more digits than a double or a decimal takes.
         raise Misfit(f"field {name!r}: a value that the column's type has no such form of") from exc
 
 

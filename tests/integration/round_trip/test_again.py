@@ -179,16 +179,10 @@ async def test_tables_that_came_and_went(shop: Database, sink: Database, copier:
 
 
 async def test_a_new_column_is_not_copied_past(shop: Database, sink: Database, copier: Copier) -> None:
-    """The sink's table has no place for it: said before anything moves, and done once it has."""
+    """The sink's table has no place for it: the table is made anew, being the flow's own."""
     await _first(copier)
     shop.run("ALTER TABLE log ADD COLUMN more text DEFAULT 'x'")
-    before = contents(sink).rows
 
-    with pytest.raises(DsyncError, match="more") as raised:
-        await copier(again=True)
-    assert raised.value.exit_code == 3
-    assert contents(sink).rows == before
-    sink.run("ALTER TABLE log ADD COLUMN more text DEFAULT 'x'")
     again = await copier(again=True)
 
     assert again.exit_code == 0, again.explained()

@@ -163,12 +163,8 @@ def test_tables_that_change_under_the_copy_stop_alone(dsync: GuardedDsync, large
     assert ended.result["consistent"] is False
     assert large.sink.value("SELECT count(*) FROM quiet") == PAGES * 64
 
-    # The sink's tables have the columns of then, and are not altered behind anybody's back.
-    message = dsync.refused("sync", *large.uris, *COPY, "--again", exit_code=3)
-    assert "public.retyped: column n is bigint at the source and integer at the sink" in message
-    large.sink.run(CHANGES["retyped"], CHANGES["widened"])
-    # The refused run is gone on with, and still knows whose rows it finds.
-    again = dsync.here("sync", *large.uris, *COPY, "--verify", "--json")
+    # The sink's tables have the columns of then: being the flow's own, they are made anew.
+    again = dsync.here("sync", *large.uris, *COPY, "--again", "--verify", "--json")
     assert (again.exit_code, again.result["consistent"]) == (0, True), again.json["summary"]
     assert again.result["verify"]["equal"]
     for name in ("dropped", "renamed"):

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 from dsync_postgres.documents import DocumentError, LineDecoder, LineEncoder
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.documents.pages import TableColumn, copy_page, fields_of, table
@@ -125,6 +125,8 @@ def test_a_table_without_key_drops_no_id_that_is_somebodys() -> None:
 
 
 @settings(max_examples=100, deadline=None)
+@example(10**34 + 1)
+@example(10**400)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5))
 def test_any_json_is_read_or_refused(value: object) -> None:
     """Whatever a peer sends, the answer is rows or a DocumentError."""
