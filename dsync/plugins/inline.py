@@ -18,12 +18,14 @@ from dsync.protocol.errors import DeadlineError, DsyncError
 from dsync.protocol.errors_wire import unexpected
 from dsync.protocol.interface import Connector
 from dsync.protocol.types import (
+    ChangeFrame,
     ChecksumRequest,
     Extensions,
     LsnPosition,
     Page,
     ReadRequest,
     RowHash,
+    StreamChangesRequest,
     StreamRequest,
     UpdateBatch,
     WriteRequest,
@@ -33,7 +35,17 @@ _T = TypeVar("_T")
 
 _CONTACT = ("get_info",)
 _SESSION = ("open_session",)
-_DATA = ("count", "write_updates", "get_by_ids", "open_units", "read_units", "save_manifest", "find_manifests")
+_DATA = (
+    "count",
+    "write_updates",
+    "acknowledge",
+    "write_changes",
+    "get_by_ids",
+    "open_units",
+    "read_units",
+    "save_manifest",
+    "find_manifests",
+)
 _WORK = (
     "generate_plan",
     "check",
@@ -92,6 +104,9 @@ class InlineConnector(Connector):
         if fallback.overrides(self.inner, "stream_lsn"):
             async for position in self._stream("stream_lsn", lambda: self.inner.stream_lsn(request)):
                 yield position
+
+    def stream_changes(self, request: StreamChangesRequest) -> AsyncIterator[ChangeFrame]:
+        return self._stream("stream_changes", lambda: self.inner.stream_changes(request))
 
     def get_row_hashes(self, request: ChecksumRequest) -> AsyncIterator[list[RowHash]]:
         return self._stream("get_row_hashes", lambda: self.inner.get_row_hashes(request))

@@ -18,7 +18,7 @@ from dsync.protocol import pages
 from dsync.protocol._gen.adiom.v1 import adiom_pb2 as adiom
 from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
 from dsync.protocol.channel import MAX_MESSAGE_BYTES, UNDECLARED_MESSAGE_BYTES, Deadlines, Target
-from dsync.protocol.convert import checksums, flows, handshake, schema, transforms, values
+from dsync.protocol.convert import changes, checksums, flows, handshake, schema, transforms, values
 from dsync.protocol.convert import pages as messages
 from dsync.protocol.errors import CapacityError, DsyncError, PluginBugError, UnsupportedError
 from dsync.protocol.interface import Connector, Transform
@@ -27,6 +27,7 @@ from dsync.protocol.session import session_name
 from dsync.protocol.types import (
     BsonValue,
     Bucket,
+    ChangeFrame,
     CheckRequest,
     ChecksumRequest,
     CopiedPartition,
@@ -50,6 +51,7 @@ from dsync.protocol.types import (
     RowsRequest,
     SchemaDescription,
     SessionRequest,
+    StreamChangesRequest,
     StreamRequest,
     TextRow,
     TransformCapabilities,
@@ -58,9 +60,11 @@ from dsync.protocol.types import (
     UnitRef,
     UnitState,
     UpdateBatch,
+    WriteChangesRequest,
     WriteContext,
     WriteRequest,
     WriteUpdatesRequest,
+    WrittenChanges,
 )
 
 # Names, cursor and context beside the body of a message.
@@ -471,6 +475,36 @@ class RemoteConnector(Connector):
     async def _limit_bytes(self) -> int:
         declared = (await self._known_extensions()).max_message_bytes
         return min(declared or UNDECLARED_MESSAGE_BYTES, MAX_MESSAGE_BYTES)
+
+    # ---------------------------------------------------- dsync.v1 ChangeService
+
+    async def stream_changes(self, request: StreamChangesRequest) -> AsyncIterator[ChangeFrame]:
+        answers = self._link.stream(
+            lambda s: s.stream_changes,
+            changes.stream_changes_to_pb(request),
+            method="StreamChanges",
+            metadata=_routing(request.header, request.value),
+        )
+        async with aclosing(answers):
+            async for frame in answers:
+                yield frame
+
+    async def acknowledge(self, namespaces: Sequence[str], cursor: bytes) -> None:
+        await self._link.call(
+            lambda s: s.change.Acknowledge,
+            changes.acknowledge_to_pb(namespaces, cursor),
+            method="Acknowledge",
+            timeout_s=self._deadlines.data_s,
+        )
+
+    async def write_changes(self, request: WriteChangesRequest) -> WrittenChanges:
+        answer = await self._link.call(
+            lambda s: s.write_changes,
+            request,
+            method="WriteChanges",
+            timeout_s=self._deadlines.data_s,
+        )
+        return changes.written_from_pb(answer)
 
 
 class RemoteTransform(Transform):

@@ -71,6 +71,10 @@ class UnitLostError(ReplanError):
     on from where it stands then. Nobody else has taken it over."""
 
 
+class LanesMeetError(ReplanError):
+    """Changes of several lanes meet on a unique index, an exclusion constraint or a foreign key: in order, then."""
+
+
 class PermanentError(DsyncError, status=StatusCode.FAILED_PRECONDITION, exit_code=3):
     """Only a person can help: stop the flow, keep its checkpoint."""
 

@@ -13,6 +13,7 @@ from dsync.protocol.errors import UnsupportedError
 from dsync.protocol.types import (
     BsonValue,
     Bucket,
+    ChangeFrame,
     CheckRequest,
     ChecksumRequest,
     CopiedPartition,
@@ -36,6 +37,7 @@ from dsync.protocol.types import (
     RowsRequest,
     SchemaDescription,
     SessionRequest,
+    StreamChangesRequest,
     StreamRequest,
     TextRow,
     TransformCapabilities,
@@ -44,9 +46,11 @@ from dsync.protocol.types import (
     UnitRef,
     UnitState,
     UpdateBatch,
+    WriteChangesRequest,
     WriteContext,
     WriteRequest,
     WriteUpdatesRequest,
+    WrittenChanges,
 )
 
 
@@ -202,6 +206,25 @@ class Connector:
         """Exact, under the copy's snapshot while that is held."""
         raise _unsupported(self, "CountRows")
 
+    # ---------------------------------------------------- dsync.v1 ChangeService
+
+    def stream_changes(self, request: StreamChangesRequest) -> AsyncIterator[ChangeFrame]:
+        """Changes after the cursor in the source's order, for ever; a frame without changes where there are none."""
+        raise _unsupported(self, "StreamChanges")
+
+    async def acknowledge(self, namespaces: Sequence[str], cursor: bytes) -> None:
+        """Everything up to this cursor of `stream_changes` is durable: the source may discard it. Repeatable."""
+        raise _unsupported(self, "Acknowledge")
+
+    async def write_changes(self, request: WriteChangesRequest) -> WrittenChanges:
+        """Apply changes with the ledger row of `request.context` in the same transaction; durable on return.
+
+        Raises:
+            LanesMeetError: after rolling back, where they meet other changes on a unique index or a foreign key.
+            RecordError: after rolling back, where a change was refused.
+        """
+        raise _unsupported(self, "WriteChanges")
+
 
 class Transform:
     """Changes records on their way; a process of its own, as connectors are."""
@@ -221,6 +244,7 @@ SERVICE_METHODS = {
     "LedgerService": ("open_units", "read_units", "save_manifest", "find_manifests", "clear_namespace", "forget_flow"),
     "PlanService": ("open_plan", "resume_plan"),
     "SchemaService": ("describe", "get_finish_data", "prepare", "finish"),
+    "ChangeService": ("stream_changes", "acknowledge", "write_changes"),
     "ChecksumService": ("plan_ranges", "get_checksum", "get_row_hashes", "get_rows", "count_rows"),
 }
 """Which methods make up which dsync.v1 service; one overridden method means that the service is served."""

@@ -16,7 +16,7 @@ from dsync.protocol.channel import Target, open_channel
 from dsync.protocol.errors import DsyncError, PluginBugError, ServerUnavailableError
 from dsync.protocol.errors_wire import from_rpc, is_cancelled_by_caller
 from dsync.protocol.session import KEY as SESSION_KEY
-from dsync.protocol.types import Page, WriteRequest
+from dsync.protocol.types import ChangeFrame, Page, WriteChangesRequest, WriteRequest
 
 _Q = TypeVar("_Q")
 _A = TypeVar("_A")
@@ -41,6 +41,21 @@ class Stubs:
             request_serializer=page_codec.encode_write_request,
             response_deserializer=dsync.WritePageResponse.FromString,
         )
+        self.stream_changes: aio.UnaryStreamMultiCallable[dsync.StreamChangesRequest, ChangeFrame] = (
+            channel.unary_stream(
+                "/dsync.v1.ChangeService/StreamChanges",
+                request_serializer=dsync.StreamChangesRequest.SerializeToString,
+                response_deserializer=page_codec.decode_frame,
+            )
+        )
+        self.write_changes: aio.UnaryUnaryMultiCallable[WriteChangesRequest, dsync.WriteChangesResponse] = (
+            channel.unary_unary(
+                "/dsync.v1.ChangeService/WriteChanges",
+                request_serializer=page_codec.encode_write_changes,
+                response_deserializer=dsync.WriteChangesResponse.FromString,
+            )
+        )
+        self.change = dsync_grpc.ChangeServiceStub(channel)
         self.ledger = dsync_grpc.LedgerServiceStub(channel)
         self.plan = dsync_grpc.PlanServiceStub(channel)
         self.schema = dsync_grpc.SchemaServiceStub(channel)

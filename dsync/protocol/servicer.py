@@ -21,10 +21,10 @@ from dsync.protocol._gen.adiom.v1 import adiom_pb2_grpc as adiom_grpc
 from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
 from dsync.protocol._gen.dsync.v1 import dsync_pb2_grpc as dsync_grpc
 from dsync.protocol.channel import MAX_MESSAGE_BYTES
-from dsync.protocol.convert import checksums, flows, handshake, schema, transforms, values
+from dsync.protocol.convert import changes, checksums, flows, handshake, schema, transforms, values
 from dsync.protocol.convert import pages as messages
 from dsync.protocol.interface import Connector, Transform, services_of
-from dsync.protocol.types import Page, ReadRequest, WriteRequest
+from dsync.protocol.types import ChangeFrame, Page, ReadRequest, WriteChangesRequest, WriteRequest
 
 _T = TypeVar("_T")
 
@@ -43,6 +43,8 @@ def add_connector(
     served = services_of(connector)
     if "PageService" in served:
         _add_page_service(server, connector)
+    if "ChangeService" in served:
+        _add_change_service(server, connector)
     if "LedgerService" in served:
         dsync_grpc.add_LedgerServiceServicer_to_server(_LedgerServicer(connector), server)
     if "PlanService" in served:
@@ -175,6 +177,49 @@ def _add_page_service(server: aio.Server, connector: Connector) -> None:
         ),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("dsync.v1.PageService", handlers),))
+
+
+class _ChangeServicer:
+    """ChangeService by hand: frames are our types, as `page_codec` makes them."""
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+
+    async def StreamChanges(
+        self, request: dsync.StreamChangesRequest, context: object
+    ) -> AsyncGenerator[ChangeFrame, None]:
+        async with _closing(self._connector.stream_changes(changes.stream_changes_from_pb(request))) as frames:
+            async for frame in frames:
+                yield frame
+
+    async def Acknowledge(self, request: dsync.AcknowledgeRequest, context: object) -> dsync.AcknowledgeResponse:
+        await self._connector.acknowledge(list(request.namespaces), request.cursor)
+        return dsync.AcknowledgeResponse()
+
+    async def WriteChanges(self, request: WriteChangesRequest, context: object) -> dsync.WriteChangesResponse:
+        return changes.written_to_pb(await self._connector.write_changes(request))
+
+
+def _add_change_service(server: aio.Server, connector: Connector) -> None:
+    servicer = _ChangeServicer(connector)
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "StreamChanges": grpc.unary_stream_rpc_method_handler(
+            servicer.StreamChanges,
+            request_deserializer=dsync.StreamChangesRequest.FromString,
+            response_serializer=page_codec.encode_frame,
+        ),
+        "Acknowledge": grpc.unary_unary_rpc_method_handler(
+            servicer.Acknowledge,
+            request_deserializer=dsync.AcknowledgeRequest.FromString,
+            response_serializer=dsync.AcknowledgeResponse.SerializeToString,
+        ),
+        "WriteChanges": grpc.unary_unary_rpc_method_handler(
+            servicer.WriteChanges,
+            request_deserializer=page_codec.decode_write_changes,
+            response_serializer=dsync.WriteChangesResponse.SerializeToString,
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("dsync.v1.ChangeService", handlers),))
 
 
 class _LedgerServicer(dsync_grpc.LedgerServiceServicer):

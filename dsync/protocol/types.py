@@ -24,6 +24,32 @@ class PageType(enum.IntEnum):
     PG_COPY_TEXT = 102
 
 
+class ChangeType(enum.IntEnum):
+    """What the records of a change frame are: an adiom.v1.Update with that kind of document, or a tuple message."""
+
+    UNKNOWN = 0
+    BSON = 1
+    JSON = 2
+    PG_OUTPUT = 101
+
+
+class Operation(enum.IntEnum):
+    """What a change does."""
+
+    UNKNOWN = 0
+    INSERT = 1
+    UPDATE = 2
+    DELETE = 3
+    PARTIAL_UPDATE = 4
+    MOVE = 5
+    """An update that changes the key while some values are not sent: it concerns two keys."""
+    TRUNCATE = 6
+    RESHAPE = 7
+    """From here on its relation is the namespace's shape."""
+    MARK = 8
+    """No change: the record is what a mark in the source's log says."""
+
+
 class UpdateType(enum.IntEnum):
     UNKNOWN = 0
     INSERT = 1
@@ -104,6 +130,10 @@ class Extensions:
     """As a source it reads the rows that a condition names and no others."""
     insert_only: bool = False
     """`WriteRequest.insert_only` is heeded."""
+    stream_types: tuple[ChangeType, ...] = ()
+    """What `stream_changes` gives, cheapest first."""
+    change_types: tuple[ChangeType, ...] = ()
+    """What `write_changes` takes, cheapest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -547,3 +577,109 @@ class TransformOutput:
 class TransformResponse:
     outputs: tuple[TransformOutput, ...]
     """One where `use_multiple_responses` is false."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeColumn:
+    name: str
+    type: str = ""
+    key_position: int = 0
+    """Place in the key that identifies the old row; from 1, 0 for no part of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeRelation:
+    """A namespace in one shape; a changed table is another relation."""
+
+    namespace: str
+    columns: tuple[ChangeColumn, ...] = ()
+    full_old_row: bool = False
+    """The old row comes whole with updates and deletes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeCommit:
+    """The end of a transaction within a frame."""
+
+    end: int
+    """How many of the frame's changes come before it."""
+    order: bytes
+    """The frame's order, had it ended here."""
+    time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeFrame:
+    """A stretch of a source's history in its order, as columns: one item a change in each, little-endian."""
+
+    type: ChangeType
+    cursor: bytes
+    """Where the stream goes on after this frame; only the source understands it."""
+    order: bytes
+    """Grows from frame to frame, also over restarts, compared as bytes."""
+    relations: tuple[ChangeRelation, ...] = ()
+    operations: bytes = b""
+    """1 byte each: an `Operation`."""
+    relation_of: bytes = b""
+    """2 bytes each: an index into `relations`."""
+    key_hashes: bytes = b""
+    """8 bytes each: equal for equal keys of a namespace."""
+    sizes: bytes = b""
+    """4 bytes each: the size of the record."""
+    body: Buffer = b""
+    """The records, one after the other."""
+    commits: tuple[ChangeCommit, ...] = ()
+    time: datetime | None = None
+    """The source's clock when this was sent."""
+    position: int = 0
+    """The source's own position by then, for the lag."""
+
+    def __post_init__(self) -> None:
+        count = len(self.operations)
+        if (len(self.relation_of), len(self.key_hashes), len(self.sizes)) != (2 * count, 8 * count, 4 * count):
+            raise ValueError("a frame's columns have not the same number of changes")
+
+    def __len__(self) -> int:
+        """The number of changes."""
+        return len(self.operations)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamChangesRequest:
+    namespaces: tuple[str, ...] = ()
+    type: ChangeType = ChangeType.BSON
+    cursor: bytes = b""
+    """Empty: from the position that the plan has fixed."""
+    frame_bytes: int = 0
+    header: str = ""
+    """With `value` as in the UpdatesPartition that is streamed: sent as metadata, for load balancers."""
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteChangesRequest:
+    context: WriteContext
+    """The unit is a lane."""
+    frame: ChangeFrame
+    targets: tuple[str, ...]
+    """For each relation of the frame its namespace at the sink."""
+    overlap: bool = False
+    """Rows may be newer than the changes, or gone; False: the sink equals the source as it was before the first one."""
+    in_order: bool = False
+    """One change after the other instead of sets, all in one transaction."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncompleteChange:
+    """A change that needs values which were not sent and which the sink does not have either."""
+
+    index: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenChanges:
+    changes: int
+    """How many were dealt with; those of `incomplete` among them."""
+    incomplete: tuple[IncompleteChange, ...] = ()
+    """To be read again at the source by their keys."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import bson
 import grpc
 import pytest
@@ -15,14 +17,21 @@ from dsync.protocol.channel import Target
 from dsync.protocol.client import RemoteConnector, RemoteTransform
 from dsync.protocol.interface import Connector, Transform
 from dsync.protocol.types import (
+    ChangeFrame,
+    ChangeRelation,
+    ChangeType,
     Extensions,
+    IncompleteChange,
     Info,
+    Operation,
     Page,
     PageType,
     Partition,
     PlanRequest,
     ReadRequest,
+    SinkCapabilities,
     SourceCapabilities,
+    StreamChangesRequest,
     StreamRequest,
     TransformCapabilities,
     TransformInfo,
@@ -32,9 +41,11 @@ from dsync.protocol.types import (
     Update,
     UpdateBatch,
     UpdateType,
+    WriteChangesRequest,
     WriteContext,
     WriteRequest,
     WriteUpdatesRequest,
+    WrittenChanges,
 )
 from dsync.sdk.serve import ServeOptions, serving
 from dsync.sdk.testing.memory import MemoryConnector
@@ -265,6 +276,74 @@ async def test_a_stream_goes_on_after_a_cursor_and_ends_with_its_reader() -> Non
         await batches.aclose()  # type: ignore[attr-defined]
         await connector.close()
     assert source.closed
+
+
+class Framed(Connector):
+    """Both ends of change frames: gives numbered ones, and keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.acknowledged: list[tuple[Sequence[str], bytes]] = []
+        self.written: list[WriteChangesRequest] = []
+
+    async def get_info(self) -> Info:
+        return Info(id="f", db_type="framed", source=SourceCapabilities(), sink=SinkCapabilities())
+
+    async def stream_changes(self, request: StreamChangesRequest):  # type: ignore[no-untyped-def, override]
+        try:
+            number = int(request.cursor or b"0")
+            while True:
+                number += 1
+                yield frame(number, body=b"x" * request.frame_bytes)
+        finally:
+            self.closed = True
+
+    async def acknowledge(self, namespaces: Sequence[str], cursor: bytes) -> None:
+        self.acknowledged.append((namespaces, cursor))
+
+    async def write_changes(self, request: WriteChangesRequest) -> WrittenChanges:
+        if self.written:
+            raise errors.LanesMeetError("two changes meet on an index")
+        self.written.append(request)
+        return WrittenChanges(changes=len(request.frame), incomplete=(IncompleteChange(index=0, reason="no row"),))
+
+
+def frame(number: int, *, body: bytes) -> ChangeFrame:
+    """One insert."""
+    return ChangeFrame(
+        type=ChangeType.BSON,
+        cursor=b"%d" % number,
+        order=number.to_bytes(8),
+        relations=(ChangeRelation(namespace="a"),),
+        operations=bytes([Operation.INSERT]),
+        relation_of=bytes(2),
+        key_hashes=bytes(8),
+        sizes=len(body).to_bytes(4, "little"),
+        body=body,
+    )
+
+
+async def test_frames_of_changes_cross_whole_and_what_is_durable_is_told() -> None:
+    """Also larger than what gRPC takes by itself; an error that asks for source order arrives as what it is."""
+    plugin = Framed()
+    async with serving(plugin, ServeOptions(address="127.0.0.1:0", grace_s=5)) as address:
+        connector = remote(address)
+        assert (await connector.get_extensions()).services == {"ChangeService"}
+        frames = connector.stream_changes(StreamChangesRequest(cursor=b"41", frame_bytes=6_000_000))
+        first = await anext(frames)
+        assert first == frame(42, body=b"x" * 6_000_000)
+        await frames.aclose()  # type: ignore[attr-defined]
+        await connector.acknowledge(["a"], first.cursor)
+        context = WriteContext(flow="f", run="r", unit="lane:0", fence=1, cursor=first.order, seq=1)
+        request = WriteChangesRequest(context=context, frame=first, targets=("b",), overlap=True)
+        written = await connector.write_changes(request)
+        with pytest.raises(errors.LanesMeetError, match="meet on an index"):
+            await connector.write_changes(request)
+        await connector.close()
+    assert plugin.closed
+    assert plugin.acknowledged == [(["a"], b"42")]
+    assert plugin.written == [request]
+    assert written == WrittenChanges(changes=1, incomplete=(IncompleteChange(index=0, reason="no row"),))
 
 
 class Upper(Transform):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dsync.protocol import types as t
 from dsync.protocol._gen.adiom.v1 import adiom_pb2 as adiom
 from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
 from dsync.protocol.convert.values import (
+    change_type_from_pb,
+    change_type_to_pb,
     data_types_from_pb,
     data_types_to_pb,
     enum_from_pb,
@@ -77,6 +81,8 @@ def extensions_to_pb(extensions: t.Extensions) -> dsync.GetExtensionsResponse:
         checksum_dialect=extensions.checksum_dialect,
         schema_dialect=extensions.schema_dialect,
         row_filters=extensions.row_filters,
+        stream_types=map(change_type_to_pb, extensions.stream_types),
+        change_types=map(change_type_to_pb, extensions.change_types),
     )
 
 
@@ -92,7 +98,15 @@ def extensions_from_pb(message: dsync.GetExtensionsResponse) -> t.Extensions:
         checksum_dialect=message.checksum_dialect,
         schema_dialect=message.schema_dialect,
         row_filters=message.row_filters,
+        stream_types=_change_types(message.stream_types),
+        change_types=_change_types(message.change_types),
     )
+
+
+def _change_types(numbers: Iterable[int]) -> tuple[t.ChangeType, ...]:
+    """Without those of a newer peer that nobody here knows."""
+    known = (change_type_from_pb(number) for number in numbers)
+    return tuple(item for item in known if item is not t.ChangeType.UNKNOWN)
 
 
 def session_to_pb(request: t.SessionRequest) -> dsync.OpenSessionRequest:

@@ -193,12 +193,12 @@ def stream_updates_from_pb(message: adiom.StreamUpdatesRequest) -> t.StreamReque
 
 
 def update_batch_to_pb(batch: t.UpdateBatch) -> adiom.StreamUpdatesResponse:
-    message = adiom.StreamUpdatesResponse(
-        updates=map(update_to_pb, batch.updates), namespace=batch.namespace, next_cursor=batch.next_cursor
+    return adiom.StreamUpdatesResponse(
+        updates=map(update_to_pb, batch.updates),
+        namespace=batch.namespace,
+        next_cursor=batch.next_cursor,
+        time=time_to_pb(batch.time),
     )
-    if batch.time is not None:
-        message.time.FromDatetime(batch.time)
-    return message
 
 
 def update_batch_from_pb(message: adiom.StreamUpdatesResponse) -> t.UpdateBatch:
@@ -206,11 +206,19 @@ def update_batch_from_pb(message: adiom.StreamUpdatesResponse) -> t.UpdateBatch:
         updates=tuple(map(update_from_pb, message.updates)),
         namespace=message.namespace,
         next_cursor=message.next_cursor,
-        time=_time_from_pb(message.time) if message.HasField("time") else None,
+        time=time_from_pb(message.time) if message.HasField("time") else None,
     )
 
 
-def _time_from_pb(message: Timestamp) -> datetime | None:
+def time_to_pb(time: datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def time_from_pb(message: Timestamp) -> datetime | None:
     """The commit time to a microsecond; None where a peer sends one outside the years 1 to 9999."""
     try:
         return message.ToDatetime(tzinfo=UTC)

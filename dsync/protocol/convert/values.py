@@ -24,6 +24,14 @@ def enum_from_pb(kind: type[_E], number: int) -> _E:
         return kind(0)
 
 
+def change_type_to_pb(change_type: t.ChangeType) -> dsync.ChangeType.ValueType:
+    return dsync.ChangeType.ValueType(change_type)
+
+
+def change_type_from_pb(number: int) -> t.ChangeType:
+    return enum_from_pb(t.ChangeType, number)
+
+
 def page_type_from_pb(number: int) -> t.PageType:
     return enum_from_pb(t.PageType, number)
 

@@ -25,6 +25,8 @@ _BY_FIELD: dict[tuple[type, str], st.SearchStrategy[Any]] = {
     # How a stream is routed travels as metadata, not in the message.
     (t.StreamRequest, "header"): st.just(""),
     (t.StreamRequest, "value"): st.just(""),
+    (t.StreamChangesRequest, "header"): st.just(""),
+    (t.StreamChangesRequest, "value"): st.just(""),
     # The plan's snapshot is dsync.v1's; GeneratePlan has none.
     (t.Plan, "snapshot"): st.just(b""),
 }
@@ -47,6 +49,8 @@ def values(cls: type) -> st.SearchStrategy[Any]:
     hints = typing.get_type_hints(cls)
     if cls is t.Page:
         return _pages()
+    if cls is t.ChangeFrame:
+        return _frames()
     fields = {field.name: _field(cls, field.name, hints[field.name]) for field in dataclasses.fields(cls)}
     return st.builds(cls, **fields)
 
@@ -80,6 +84,8 @@ def _any(hint: Any, page_types: st.SearchStrategy[t.PageType] | None) -> st.Sear
             return page_types
         # UNKNOWN is what a value becomes that we do not know: in a list it would be left out.
         return st.sampled_from([member for member in hint if member.value])
+    if hint == t.Buffer:
+        return BYTES
     plain: dict[Any, st.SearchStrategy[Any]] = {
         str: TEXT,
         bytes: BYTES,
@@ -95,3 +101,24 @@ def _pages() -> st.SearchStrategy[t.Page]:
     types = st.sampled_from([member for member in t.PageType if member.value])
     body = {"packed": BYTES}, {"ref": values(t.PageRef)}
     return st.one_of([st.builds(t.Page, type=types, rows=NUMBERS, next_cursor=BYTES, **kind) for kind in body])
+
+
+@st.composite
+def _frames(draw: st.DrawFn) -> t.ChangeFrame:
+    """Columns of one length, and records that make up the body; what they mean is not looked at on the way."""
+    records = draw(st.lists(BYTES, max_size=5))
+    relations = draw(values(t.ChangeRelation).map(lambda relation: (relation,)))
+    return t.ChangeFrame(
+        type=draw(st.sampled_from([member for member in t.ChangeType if member.value])),
+        cursor=draw(BYTES),
+        order=draw(BYTES),
+        relations=relations,
+        operations=bytes(draw(st.sampled_from(t.Operation)) for _ in records),
+        relation_of=bytes(2 * len(records)),
+        key_hashes=b"".join(draw(st.binary(min_size=8, max_size=8)) for _ in records),
+        sizes=b"".join(len(record).to_bytes(4, "little") for record in records),
+        body=b"".join(records),
+        commits=tuple(draw(st.lists(values(t.ChangeCommit), max_size=2))),
+        time=draw(st.none() | TIMES),
+        position=draw(NUMBERS),
+    )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dsync.protocol import types as t
 from dsync.protocol._gen.adiom.v1 import adiom_pb2 as adiom
 from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
-from dsync.protocol.convert import checksums, flows, handshake, pages, schema, transforms, values
+from dsync.protocol.convert import changes, checksums, flows, handshake, pages, schema, transforms, values
 from tests.unit.protocol import strategies
 
 Pair = tuple[type, Callable[[Any], Any], Callable[[Any], Any]]
@@ -35,6 +35,8 @@ PAIRS: list[Pair] = [
     (t.UpdateBatch, pages.update_batch_to_pb, pages.update_batch_from_pb),
     (t.LsnPosition, pages.lsn_to_pb, pages.lsn_from_pb),
     (t.StreamRequest, pages.stream_updates_to_pb, pages.stream_updates_from_pb),
+    (t.StreamChangesRequest, changes.stream_changes_to_pb, changes.stream_changes_from_pb),
+    (t.WrittenChanges, changes.written_to_pb, changes.written_from_pb),
     (t.PlanRequest, flows.plan_request_to_pb, flows.plan_request_from_pb),
     (t.Plan, flows.plan_to_pb, flows.plan_from_pb),
     (t.ResumedPlan, flows.resumed_plan_to_pb, flows.resumed_plan_from_pb),

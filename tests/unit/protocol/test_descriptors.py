@@ -136,7 +136,8 @@ def test_every_service_has_its_methods() -> None:
 def test_our_additions_stand_in_a_package_of_their_own() -> None:
     """dsync.v1 uses adiom.v1 and adds nothing to it."""
     assert dsync.DESCRIPTOR.package == "dsync.v1"
-    assert [file.name for file in dsync.DESCRIPTOR.dependencies] == ["adiom/v1/adiom.proto"]
+    used = [file.name for file in dsync.DESCRIPTOR.dependencies]
+    assert used == ["adiom/v1/adiom.proto", "google/protobuf/timestamp.proto"]
     assert not adiom.DESCRIPTOR.extensions_by_name
 
 

@@ -1,4 +1,4 @@
-"""The two messages that carry a body: encoded by hand, and the same bytes to everybody else's protobuf."""
+"""The messages that carry a body: encoded by hand, and the same bytes to everybody else's protobuf."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from dsync.protocol import types as t
 from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
-from dsync.protocol.page_codec import decode_page, decode_write_request, encode_page, encode_write_request
+from dsync.protocol.page_codec import (
+    decode_frame,
+    decode_page,
+    decode_write_changes,
+    decode_write_request,
+    encode_frame,
+    encode_page,
+    encode_write_changes,
+    encode_write_request,
+)
 from tests.unit.protocol import strategies
 
 
@@ -50,6 +59,37 @@ def test_we_read_the_bytes_of_a_peers_own_protobuf(request: t.WriteRequest) -> N
     assert dsync.WritePageRequest.FromString(ours) == dsync.WritePageRequest.FromString(theirs)
 
 
+@settings(max_examples=100, deadline=None)
+@given(strategies.values(t.ChangeFrame))
+def test_a_frame_survives_the_wire(frame: t.ChangeFrame) -> None:
+    """And a peer reads the same from it with its own protobuf, as we do from its bytes."""
+    ours = encode_frame(frame)
+    theirs = dsync.ChangeFrame.FromString(ours)
+    assert decode_frame(ours) == decode_frame(theirs.SerializeToString(deterministic=True)) == frame
+    assert (theirs.body, theirs.operations, theirs.order) == (frame.body, frame.operations, frame.order)
+
+
+@settings(max_examples=100, deadline=None)
+@given(strategies.values(t.WriteChangesRequest))
+def test_changes_to_write_survive_the_wire(request: t.WriteChangesRequest) -> None:
+    """The body stands beside the frame, which on the wire has none."""
+    ours = encode_write_changes(request)
+    theirs = dsync.WriteChangesRequest.FromString(ours)
+    assert decode_write_changes(ours) == request
+    assert decode_write_changes(theirs.SerializeToString(deterministic=True)) == request
+    assert (theirs.body, theirs.frame.body) == (request.frame.body, b"")
+
+
+@pytest.mark.parametrize("column", ["relation_of", "key_hashes", "sizes"])
+def test_a_frame_with_columns_of_unlike_length_is_refused(column: str) -> None:
+    """A change more or less in one of them would give every later change to somebody else's key."""
+    message = dsync.ChangeFrame(operations=b"\1", relation_of=bytes(2), key_hashes=bytes(8), sizes=bytes(4))
+    assert len(decode_frame(message.SerializeToString())) == 1
+    setattr(message, column, getattr(message, column)[:-1])
+    with pytest.raises(DecodeError):
+        decode_frame(message.SerializeToString())
+
+
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, 3_000_000])
 def test_bodies_of_every_length(size: int) -> None:
     """The length is a number of one to five bytes."""
@@ -86,7 +126,7 @@ def test_the_last_of_several_bodies_counts() -> None:
 @given(st.binary(max_size=300))
 def test_noise_is_read_or_refused(noise: bytes) -> None:
     """In no other way than protobuf's own parser would do it."""
-    for decode in (decode_page, decode_write_request):
+    for decode in (decode_page, decode_write_request, decode_frame, decode_write_changes):
         try:
             decode(noise)
         except DecodeError:

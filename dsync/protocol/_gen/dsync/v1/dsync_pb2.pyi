@@ -10,6 +10,7 @@ from dsync.protocol._gen.adiom.v1 import adiom_pb2 as _adiom_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -48,6 +49,36 @@ PAGE_TYPE_PG_COPY_BINARY: PageType.ValueType  # 101
 PAGE_TYPE_PG_COPY_TEXT: PageType.ValueType  # 102
 """The rows of a PostgreSQL COPY stream in text format, each ended by a newline."""
 Global___PageType: _TypeAlias = PageType  # noqa: Y015
+
+class _ChangeType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChangeTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHANGE_TYPE_UNKNOWN: _ChangeType.ValueType  # 0
+    CHANGE_TYPE_BSON: _ChangeType.ValueType  # 1
+    """A serialized adiom.v1.Update whose data is a BSON document."""
+    CHANGE_TYPE_JSON: _ChangeType.ValueType  # 2
+    """The same with a JSON object."""
+    CHANGE_TYPE_PG_OUTPUT: _ChangeType.ValueType  # 101
+    """What follows the relation's id in an Insert, Update or Delete message of
+    PostgreSQL's pgoutput plug-in, values in the server's text form.
+    """
+
+class ChangeType(_ChangeType, metaclass=_ChangeTypeEnumTypeWrapper):
+    """What the records of a change frame are."""
+
+CHANGE_TYPE_UNKNOWN: ChangeType.ValueType  # 0
+CHANGE_TYPE_BSON: ChangeType.ValueType  # 1
+"""A serialized adiom.v1.Update whose data is a BSON document."""
+CHANGE_TYPE_JSON: ChangeType.ValueType  # 2
+"""The same with a JSON object."""
+CHANGE_TYPE_PG_OUTPUT: ChangeType.ValueType  # 101
+"""What follows the relation's id in an Insert, Update or Delete message of
+PostgreSQL's pgoutput plug-in, values in the server's text form.
+"""
+Global___ChangeType: _TypeAlias = ChangeType  # noqa: Y015
 
 class _Role:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -194,6 +225,8 @@ class GetExtensionsResponse(_message.Message):
     SCHEMA_DIALECT_FIELD_NUMBER: _builtins.int
     ROW_FILTERS_FIELD_NUMBER: _builtins.int
     INSERT_ONLY_FIELD_NUMBER: _builtins.int
+    STREAM_TYPES_FIELD_NUMBER: _builtins.int
+    CHANGE_TYPES_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """The largest message it takes or sends. 0: 4 MiB, the gRPC default."""
     page_refs: _builtins.bool
@@ -218,6 +251,14 @@ class GetExtensionsResponse(_message.Message):
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Full names of the dsync.v1 services it serves."""
 
+    @_builtins.property
+    def stream_types(self) -> _containers.RepeatedScalarFieldContainer[Global___ChangeType.ValueType]:
+        """Change types it streams (as a source) and writes (as a sink), cheapest
+        first.
+        """
+
+    @_builtins.property
+    def change_types(self) -> _containers.RepeatedScalarFieldContainer[Global___ChangeType.ValueType]: ...
     def __init__(
         self,
         *,
@@ -231,10 +272,12 @@ class GetExtensionsResponse(_message.Message):
         schema_dialect: _builtins.str = ...,
         row_filters: _builtins.bool = ...,
         insert_only: _builtins.bool = ...,
+        stream_types: _abc.Iterable[Global___ChangeType.ValueType] | None = ...,
+        change_types: _abc.Iterable[Global___ChangeType.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum_dialect", b"checksum_dialect", "insert_only", b"insert_only", "max_message_bytes", b"max_message_bytes", "page_refs", b"page_refs", "read_types", b"read_types", "row_filters", b"row_filters", "schema_dialect", b"schema_dialect", "services", b"services", "transactional", b"transactional", "write_types", b"write_types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_types", b"change_types", "checksum_dialect", b"checksum_dialect", "insert_only", b"insert_only", "max_message_bytes", b"max_message_bytes", "page_refs", b"page_refs", "read_types", b"read_types", "row_filters", b"row_filters", "schema_dialect", b"schema_dialect", "services", b"services", "stream_types", b"stream_types", "transactional", b"transactional", "write_types", b"write_types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1919,3 +1962,343 @@ class CountRowsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CountRowsResponse: _TypeAlias = CountRowsResponse  # noqa: Y015
+
+@_typing.final
+class ChangeColumn(_message.Message):
+    """------------------------------------------------------------------- changes
+
+    A column of a relation as it was when a change was made.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    KEY_POSITION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    type: _builtins.str
+    """As in Column.type: what format_type() prints."""
+    key_position: _builtins.int
+    """Place in the key that identifies the old row of an update or a delete;
+    from 1, 0 for no part of it.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: _builtins.str = ...,
+        key_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_position", b"key_position", "name", b"name", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeColumn: _TypeAlias = ChangeColumn  # noqa: Y015
+
+@_typing.final
+class ChangeRelation(_message.Message):
+    """A namespace in one shape. A changed table is another relation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    FULL_OLD_ROW_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    full_old_row: _builtins.bool
+    """The old row comes whole with updates and deletes."""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangeColumn]: ...
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        columns: _abc.Iterable[Global___ChangeColumn] | None = ...,
+        full_old_row: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "full_old_row", b"full_old_row", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeRelation: _TypeAlias = ChangeRelation  # noqa: Y015
+
+@_typing.final
+class ChangeCommit(_message.Message):
+    """The end of a transaction within a frame."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    END_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    end: _builtins.int
+    """How many of the frame's changes come before it."""
+    order: _builtins.bytes
+    """The frame's order, had it ended here."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        end: _builtins.int = ...,
+        order: _builtins.bytes = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "order", b"order", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeCommit: _TypeAlias = ChangeCommit  # noqa: Y015
+
+@_typing.final
+class ChangeFrame(_message.Message):
+    """A stretch of a source's history in its order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    RELATIONS_FIELD_NUMBER: _builtins.int
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    RELATION_OF_FIELD_NUMBER: _builtins.int
+    KEY_HASHES_FIELD_NUMBER: _builtins.int
+    SIZES_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    COMMITS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    type: Global___ChangeType.ValueType
+    operations: _builtins.bytes
+    """Of each change, one byte: 1 insert, 2 update, 3 delete, 4 partial update,
+    5 move (an update that changes the key while some values are not sent),
+    6 truncate, 7 reshape (from here on its relation is the namespace's shape),
+    8 mark (the record is what the mark says). From 5 on it concerns more than
+    one key, but for a mark, which concerns none.
+    """
+    relation_of: _builtins.bytes
+    """Of each change, 2 bytes, little-endian: the index of its relation."""
+    key_hashes: _builtins.bytes
+    """Of each change, 8 bytes, little-endian: a hash of its key. Equal keys of one
+    namespace have equal hashes, whatever form the values came in.
+    """
+    sizes: _builtins.bytes
+    """Of each change, 4 bytes, little-endian: the size of its record."""
+    body: _builtins.bytes
+    """The records, one after the other."""
+    cursor: _builtins.bytes
+    """Where StreamChanges goes on after this frame."""
+    order: _builtins.bytes
+    """Grows from frame to frame, also over restarts, compared as bytes."""
+    position: _builtins.int
+    @_builtins.property
+    def relations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangeRelation]: ...
+    @_builtins.property
+    def commits(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangeCommit]: ...
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The source's own clock and position when this was sent, for the lag: a
+        frame without changes says that there were none until then.
+        """
+
+    def __init__(
+        self,
+        *,
+        type: Global___ChangeType.ValueType = ...,
+        relations: _abc.Iterable[Global___ChangeRelation] | None = ...,
+        operations: _builtins.bytes = ...,
+        relation_of: _builtins.bytes = ...,
+        key_hashes: _builtins.bytes = ...,
+        sizes: _builtins.bytes = ...,
+        body: _builtins.bytes = ...,
+        commits: _abc.Iterable[Global___ChangeCommit] | None = ...,
+        cursor: _builtins.bytes = ...,
+        order: _builtins.bytes = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "commits", b"commits", "cursor", b"cursor", "key_hashes", b"key_hashes", "operations", b"operations", "order", b"order", "position", b"position", "relation_of", b"relation_of", "relations", b"relations", "sizes", b"sizes", "time", b"time", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeFrame: _TypeAlias = ChangeFrame  # noqa: Y015
+
+@_typing.final
+class StreamChangesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    FRAME_BYTES_FIELD_NUMBER: _builtins.int
+    type: Global___ChangeType.ValueType
+    cursor: _builtins.bytes
+    """Empty: from the position that the plan has fixed."""
+    frame_bytes: _builtins.int
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of the UpdatesPartition; empty: everything."""
+
+    def __init__(
+        self,
+        *,
+        namespaces: _abc.Iterable[_builtins.str] | None = ...,
+        type: Global___ChangeType.ValueType = ...,
+        cursor: _builtins.bytes = ...,
+        frame_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "frame_bytes", b"frame_bytes", "namespaces", b"namespaces", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamChangesRequest: _TypeAlias = StreamChangesRequest  # noqa: Y015
+
+@_typing.final
+class AcknowledgeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.bytes
+    """Everything up to here is durable: the source may discard it."""
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in StreamChangesRequest, which stream is meant."""
+
+    def __init__(
+        self,
+        *,
+        namespaces: _abc.Iterable[_builtins.str] | None = ...,
+        cursor: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "namespaces", b"namespaces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcknowledgeRequest: _TypeAlias = AcknowledgeRequest  # noqa: Y015
+
+@_typing.final
+class AcknowledgeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcknowledgeResponse: _TypeAlias = AcknowledgeResponse  # noqa: Y015
+
+@_typing.final
+class WriteChangesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    IN_ORDER_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    overlap: _builtins.bool
+    """Rows may be newer than the changes, or gone: replayed over an overlap.
+    False: the sink equals the source as it was before the first change.
+    """
+    in_order: _builtins.bool
+    """One change after the other instead of sets, all in one transaction."""
+    body: _builtins.bytes
+    @_builtins.property
+    def context(self) -> Global___WriteContext:
+        """The unit is a lane. Its cursor is the coordinator's own."""
+
+    @_builtins.property
+    def frame(self) -> Global___ChangeFrame:
+        """Changes of this lane alone. Its body is empty: it stands in `body`."""
+
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For each relation of the frame its namespace at the sink."""
+
+    def __init__(
+        self,
+        *,
+        context: Global___WriteContext | None = ...,
+        frame: Global___ChangeFrame | None = ...,
+        targets: _abc.Iterable[_builtins.str] | None = ...,
+        overlap: _builtins.bool = ...,
+        in_order: _builtins.bool = ...,
+        body: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "frame", b"frame"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "context", b"context", "frame", b"frame", "in_order", b"in_order", "overlap", b"overlap", "targets", b"targets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteChangesRequest: _TypeAlias = WriteChangesRequest  # noqa: Y015
+
+@_typing.final
+class IncompleteChange(_message.Message):
+    """A change that needs values which were not sent and which the sink does not
+    have either.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IncompleteChange: _TypeAlias = IncompleteChange  # noqa: Y015
+
+@_typing.final
+class WriteChangesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    INCOMPLETE_FIELD_NUMBER: _builtins.int
+    changes: _builtins.int
+    """How many changes were dealt with; those of incomplete among them."""
+    @_builtins.property
+    def incomplete(self) -> _containers.RepeatedCompositeFieldContainer[Global___IncompleteChange]:
+        """To be read again at the source by their keys."""
+
+    def __init__(
+        self,
+        *,
+        changes: _builtins.int = ...,
+        incomplete: _abc.Iterable[Global___IncompleteChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "incomplete", b"incomplete"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteChangesResponse: _TypeAlias = WriteChangesResponse  # noqa: Y015

@@ -1214,3 +1214,169 @@ class ChecksumService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ChangeServiceStub:
+    """Changes as they come, and writing them. A source serves the first two
+    methods, a sink the last.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.StreamChanges = channel.unary_stream(
+                '/dsync.v1.ChangeService/StreamChanges',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.StreamChangesRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.ChangeFrame.FromString,
+                _registered_method=True)
+        self.Acknowledge = channel.unary_unary(
+                '/dsync.v1.ChangeService/Acknowledge',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.AcknowledgeRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.AcknowledgeResponse.FromString,
+                _registered_method=True)
+        self.WriteChanges = channel.unary_unary(
+                '/dsync.v1.ChangeService/WriteChanges',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.WriteChangesRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.WriteChangesResponse.FromString,
+                _registered_method=True)
+
+
+class ChangeServiceServicer:
+    """Changes as they come, and writing them. A source serves the first two
+    methods, a sink the last.
+    """
+
+    def StreamChanges(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Acknowledge(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WriteChanges(self, request, context):
+        """Durable on return, with the ledger row of the context in the transaction.
+        Applying the same changes again from the same state gives the same state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ChangeServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'StreamChanges': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamChanges,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.StreamChangesRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.ChangeFrame.SerializeToString,
+            ),
+            'Acknowledge': grpc.unary_unary_rpc_method_handler(
+                    servicer.Acknowledge,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.AcknowledgeRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.AcknowledgeResponse.SerializeToString,
+            ),
+            'WriteChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.WriteChanges,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.WriteChangesRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.WriteChangesResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'dsync.v1.ChangeService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('dsync.v1.ChangeService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ChangeService:
+    """Changes as they come, and writing them. A source serves the first two
+    methods, a sink the last.
+    """
+
+    @staticmethod
+    def StreamChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dsync.v1.ChangeService/StreamChanges',
+            dsync_dot_v1_dot_dsync__pb2.StreamChangesRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.ChangeFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Acknowledge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.ChangeService/Acknowledge',
+            dsync_dot_v1_dot_dsync__pb2.AcknowledgeRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.AcknowledgeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WriteChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.ChangeService/WriteChanges',
+            dsync_dot_v1_dot_dsync__pb2.WriteChangesRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.WriteChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

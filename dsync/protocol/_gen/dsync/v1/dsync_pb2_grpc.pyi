@@ -379,3 +379,64 @@ class ChecksumServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_dsync_pb2.CountRowsResponse, _abc.Awaitable[_dsync_pb2.CountRowsResponse]]: ...
 
 def add_ChecksumServiceServicer_to_server(servicer: ChecksumServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class ChangeServiceStub:
+    """Changes as they come, and writing them. A source serves the first two
+    methods, a sink the last.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> ChangeServiceAsyncStub: ...
+    StreamChanges: _grpc.UnaryStreamMultiCallable[_dsync_pb2.StreamChangesRequest, _dsync_pb2.ChangeFrame]
+    Acknowledge: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.AcknowledgeRequest, _dsync_pb2.AcknowledgeResponse]
+    WriteChanges: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.WriteChangesRequest, _dsync_pb2.WriteChangesResponse]
+    """Durable on return, with the ledger row of the context in the transaction.
+    Applying the same changes again from the same state gives the same state.
+    """
+
+@_typing.type_check_only
+class ChangeServiceAsyncStub(ChangeServiceStub):
+    """Changes as they come, and writing them. A source serves the first two
+    methods, a sink the last.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    StreamChanges: _aio.UnaryStreamMultiCallable[_dsync_pb2.StreamChangesRequest, _dsync_pb2.ChangeFrame]  # type: ignore[assignment]
+    Acknowledge: _aio.UnaryUnaryMultiCallable[_dsync_pb2.AcknowledgeRequest, _dsync_pb2.AcknowledgeResponse]  # type: ignore[assignment]
+    WriteChanges: _aio.UnaryUnaryMultiCallable[_dsync_pb2.WriteChangesRequest, _dsync_pb2.WriteChangesResponse]  # type: ignore[assignment]
+    """Durable on return, with the ledger row of the context in the transaction.
+    Applying the same changes again from the same state gives the same state.
+    """
+
+class ChangeServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Changes as they come, and writing them. A source serves the first two
+    methods, a sink the last.
+    """
+
+    @_abc_1.abstractmethod
+    def StreamChanges(
+        self,
+        request: _dsync_pb2.StreamChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_dsync_pb2.ChangeFrame], _abc.AsyncIterator[_dsync_pb2.ChangeFrame]]: ...
+
+    @_abc_1.abstractmethod
+    def Acknowledge(
+        self,
+        request: _dsync_pb2.AcknowledgeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.AcknowledgeResponse, _abc.Awaitable[_dsync_pb2.AcknowledgeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def WriteChanges(
+        self,
+        request: _dsync_pb2.WriteChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.WriteChangesResponse, _abc.Awaitable[_dsync_pb2.WriteChangesResponse]]:
+        """Durable on return, with the ledger row of the context in the transaction.
+        Applying the same changes again from the same state gives the same state.
+        """
+
+def add_ChangeServiceServicer_to_server(servicer: ChangeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
