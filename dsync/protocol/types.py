@@ -603,8 +603,8 @@ class ChangeCommit:
 
     end: int
     """How many of the frame's changes come before it."""
-    order: bytes
-    """The frame's order, had it ended here."""
+    transaction: int
+    """Its place in the source's history: grows from commit to commit, also over restarts."""
     time: datetime | None = None
 
 
@@ -615,8 +615,12 @@ class ChangeFrame:
     type: ChangeType
     cursor: bytes
     """Where the stream goes on after this frame; only the source understands it."""
-    order: bytes
-    """Grows from frame to frame, also over restarts, compared as bytes."""
+    transaction: int
+    """That of the last change; of a frame that ends between two transactions, the last one before that."""
+    index: int = 0
+    """How many changes of that transaction have been sent by the end of this frame, reshapes and marks not counted."""
+    first_index: int = 0
+    """How many changes of the frame's first transaction were in earlier frames."""
     relations: tuple[ChangeRelation, ...] = ()
     operations: bytes = b""
     """1 byte each: an `Operation`."""
@@ -643,6 +647,11 @@ class ChangeFrame:
         """The number of changes."""
         return len(self.operations)
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it ends: the transaction, and how many of its changes have been sent. Equal whenever it is read."""
+        return self.transaction, self.index
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamChangesRequest:
@@ -667,6 +676,8 @@ class WriteChangesRequest:
     """Rows may be newer than the changes, or gone; False: the sink equals the source as it was before the first one."""
     in_order: bool = False
     """One change after the other instead of sets, all in one transaction."""
+    also: tuple[WriteContext, ...] = ()
+    """Ledger rows of other lanes, moved in the same transaction: the changes are theirs too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -313,7 +313,8 @@ def frame(number: int, *, body: bytes) -> ChangeFrame:
     return ChangeFrame(
         type=ChangeType.BSON,
         cursor=b"%d" % number,
-        order=number.to_bytes(8),
+        transaction=number,
+        index=1,
         relations=(ChangeRelation(namespace="a"),),
         operations=bytes([Operation.INSERT]),
         relation_of=bytes(2),
@@ -334,7 +335,7 @@ async def test_frames_of_changes_cross_whole_and_what_is_durable_is_told() -> No
         assert first == frame(42, body=b"x" * 6_000_000)
         await frames.aclose()  # type: ignore[attr-defined]
         await connector.acknowledge(["a"], first.cursor)
-        context = WriteContext(flow="f", run="r", unit="lane:0", fence=1, cursor=first.order, seq=1)
+        context = WriteContext(flow="f", run="r", unit="lane:0", fence=1, cursor=first.cursor, seq=1)
         request = WriteChangesRequest(context=context, frame=first, targets=("b",), overlap=True)
         written = await connector.write_changes(request)
         with pytest.raises(errors.LanesMeetError, match="meet on an index"):

@@ -44,7 +44,9 @@ def frame_head_to_pb(frame: t.ChangeFrame) -> dsync.ChangeFrame:
         sizes=frame.sizes,
         commits=map(_commit_to_pb, frame.commits),
         cursor=frame.cursor,
-        order=frame.order,
+        transaction=frame.transaction,
+        index=frame.index,
+        first_index=frame.first_index,
         time=time_to_pb(frame.time),
         position=frame.position,
     )
@@ -65,7 +67,9 @@ def frame_from_head(message: dsync.ChangeFrame, body: t.Buffer) -> t.ChangeFrame
         body=body,
         commits=tuple(map(_commit_from_pb, message.commits)),
         cursor=message.cursor,
-        order=message.order,
+        transaction=message.transaction,
+        index=message.index,
+        first_index=message.first_index,
         time=time_from_pb(message.time) if message.HasField("time") else None,
         position=message.position,
     )
@@ -79,6 +83,7 @@ def write_changes_head_to_pb(request: t.WriteChangesRequest) -> dsync.WriteChang
         targets=request.targets,
         overlap=request.overlap,
         in_order=request.in_order,
+        also=map(context_to_pb, request.also),
     )
 
 
@@ -89,6 +94,7 @@ def write_changes_from_head(message: dsync.WriteChangesRequest, body: t.Buffer) 
         targets=tuple(message.targets),
         overlap=message.overlap,
         in_order=message.in_order,
+        also=tuple(map(context_from_pb, message.also)),
     )
 
 
@@ -127,12 +133,12 @@ def _relation_from_pb(message: dsync.ChangeRelation) -> t.ChangeRelation:
 
 
 def _commit_to_pb(commit: t.ChangeCommit) -> dsync.ChangeCommit:
-    return dsync.ChangeCommit(end=commit.end, order=commit.order, time=time_to_pb(commit.time))
+    return dsync.ChangeCommit(end=commit.end, transaction=commit.transaction, time=time_to_pb(commit.time))
 
 
 def _commit_from_pb(message: dsync.ChangeCommit) -> t.ChangeCommit:
     return t.ChangeCommit(
         end=message.end,
-        order=message.order,
+        transaction=message.transaction,
         time=time_from_pb(message.time) if message.HasField("time") else None,
     )

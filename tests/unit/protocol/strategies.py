@@ -111,7 +111,9 @@ def _frames(draw: st.DrawFn) -> t.ChangeFrame:
     return t.ChangeFrame(
         type=draw(st.sampled_from([member for member in t.ChangeType if member.value])),
         cursor=draw(BYTES),
-        order=draw(BYTES),
+        transaction=draw(NUMBERS),
+        index=draw(NUMBERS),
+        first_index=draw(NUMBERS),
         relations=relations,
         operations=bytes(draw(st.sampled_from(t.Operation)) for _ in records),
         relation_of=bytes(2 * len(records)),

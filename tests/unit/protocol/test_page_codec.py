@@ -66,7 +66,7 @@ def test_a_frame_survives_the_wire(frame: t.ChangeFrame) -> None:
     ours = encode_frame(frame)
     theirs = dsync.ChangeFrame.FromString(ours)
     assert decode_frame(ours) == decode_frame(theirs.SerializeToString(deterministic=True)) == frame
-    assert (theirs.body, theirs.operations, theirs.order) == (frame.body, frame.operations, frame.order)
+    assert (theirs.body, theirs.operations, theirs.index) == (frame.body, frame.operations, frame.index)
 
 
 @settings(max_examples=100, deadline=None)

@@ -2033,24 +2033,26 @@ class ChangeCommit(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     END_FIELD_NUMBER: _builtins.int
-    ORDER_FIELD_NUMBER: _builtins.int
+    TRANSACTION_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     end: _builtins.int
     """How many of the frame's changes come before it."""
-    order: _builtins.bytes
-    """The frame's order, had it ended here."""
+    transaction: _builtins.int
+    """The transaction's place in the source's history: grows from commit to
+    commit, also over restarts.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
         end: _builtins.int = ...,
-        order: _builtins.bytes = ...,
+        transaction: _builtins.int = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "order", b"order", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "time", b"time", "transaction", b"transaction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2071,7 +2073,9 @@ class ChangeFrame(_message.Message):
     BODY_FIELD_NUMBER: _builtins.int
     COMMITS_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
-    ORDER_FIELD_NUMBER: _builtins.int
+    TRANSACTION_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     type: Global___ChangeType.ValueType
@@ -2094,8 +2098,15 @@ class ChangeFrame(_message.Message):
     """The records, one after the other."""
     cursor: _builtins.bytes
     """Where StreamChanges goes on after this frame."""
-    order: _builtins.bytes
-    """Grows from frame to frame, also over restarts, compared as bytes."""
+    transaction: _builtins.int
+    """Where this frame ends: the transaction of its last change (or, of a frame
+    that ends between two transactions, the last one before that), and how many
+    of that transaction's changes have been sent by then. Reshapes and marks are
+    not counted. Equal changes have equal places whenever they are read.
+    """
+    index: _builtins.int
+    first_index: _builtins.int
+    """How many changes of the frame's first transaction were in earlier frames."""
     position: _builtins.int
     @_builtins.property
     def relations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangeRelation]: ...
@@ -2119,13 +2130,15 @@ class ChangeFrame(_message.Message):
         body: _builtins.bytes = ...,
         commits: _abc.Iterable[Global___ChangeCommit] | None = ...,
         cursor: _builtins.bytes = ...,
-        order: _builtins.bytes = ...,
+        transaction: _builtins.int = ...,
+        index: _builtins.int = ...,
+        first_index: _builtins.int = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
         position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "commits", b"commits", "cursor", b"cursor", "key_hashes", b"key_hashes", "operations", b"operations", "order", b"order", "position", b"position", "relation_of", b"relation_of", "relations", b"relations", "sizes", b"sizes", "time", b"time", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "commits", b"commits", "cursor", b"cursor", "first_index", b"first_index", "index", b"index", "key_hashes", b"key_hashes", "operations", b"operations", "position", b"position", "relation_of", b"relation_of", "relations", b"relations", "sizes", b"sizes", "time", b"time", "transaction", b"transaction", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2214,6 +2227,7 @@ class WriteChangesRequest(_message.Message):
     OVERLAP_FIELD_NUMBER: _builtins.int
     IN_ORDER_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
+    ALSO_FIELD_NUMBER: _builtins.int
     overlap: _builtins.bool
     """Rows may be newer than the changes, or gone: replayed over an overlap.
     False: the sink equals the source as it was before the first change.
@@ -2233,6 +2247,12 @@ class WriteChangesRequest(_message.Message):
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For each relation of the frame its namespace at the sink."""
 
+    @_builtins.property
+    def also(self) -> _containers.RepeatedCompositeFieldContainer[Global___WriteContext]:
+        """Ledger rows of other lanes, moved in the same transaction: the changes are
+        theirs too.
+        """
+
     def __init__(
         self,
         *,
@@ -2242,10 +2262,11 @@ class WriteChangesRequest(_message.Message):
         overlap: _builtins.bool = ...,
         in_order: _builtins.bool = ...,
         body: _builtins.bytes = ...,
+        also: _abc.Iterable[Global___WriteContext] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "frame", b"frame"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "context", b"context", "frame", b"frame", "in_order", b"in_order", "overlap", b"overlap", "targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["also", b"also", "body", b"body", "context", b"context", "frame", b"frame", "in_order", b"in_order", "overlap", b"overlap", "targets", b"targets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
