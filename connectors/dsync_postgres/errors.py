@@ -7,6 +7,7 @@ only codes and names are passed on; other messages name objects and are kept.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,6 +46,10 @@ _BY_CLASS: dict[str, type[errors.DsyncError]] = {
     "53": errors.ThrottledError,
     "57": errors.ServerUnavailableError,
 }
+_NOT_FOUND = ("3F000", "42703", "42704", "42883", "42P01")
+# A line of an error's context; what follows the name, and other lines, may hold values.
+_FUNCTION = re.compile(r'^(?:SQL|PL/\w+) function (?P<name>"[^"\n]{1,63}"|[^\n(]{1,200}\([^\n)]*\))', re.MULTILINE)
+_RAISED_IN = "exec_stmt_raise"
 _NO_FILES_LEFT = (errno.EMFILE, errno.ENFILE)
 _QUOTES_VALUES = ("22", "23", "44", "P0")
 _NEXT_STEP: dict[type[errors.DsyncError], str] = {
@@ -95,7 +100,7 @@ def translate(exc: psycopg.Error, operation: str) -> errors.DsyncError:
         return _without_code(exc, operation)
     kind = _class_of(exc, code)
     said = describe(exc)
-    step = _NEXT_STEP.get(kind)
+    step = lost_in_function(exc) or _NEXT_STEP.get(kind)
     return kind(f"{operation}: {said}" + (f"; {step}" if step else ""))
 
 
@@ -112,17 +117,42 @@ def describe(exc: psycopg.Error) -> str:
         )
         if name
     ]
-    if code.startswith(_QUOTES_VALUES):
-        return " ".join([f"{type(exc).__name__} ({code})", *names])
+    function = function_of(exc)
+    where = [f"in function {function}"] if function else []
+    if code.startswith(_QUOTES_VALUES) or _is_raised(exc):
+        return " ".join([f"{type(exc).__name__} ({code})", *names, *where])
     text = " ".join((diagnostic.message_primary or type(exc).__name__).split())
-    return f"{text} ({code})"
+    return " ".join([f"{text} ({code})", *where])
+
+
+def function_of(exc: psycopg.Error) -> str:
+    """The innermost of the database's own functions in which it happened; empty where it was in none."""
+    found = _FUNCTION.search(exc.diag.context or "")
+    return found["name"] if found is not None else ""
+
+
+def lost_in_function(exc: psycopg.Error) -> str:
+    """What to do about a function that does not find what it names without a schema; empty where it is not that."""
+    if exc.sqlstate not in _NOT_FOUND or not function_of(exc):
+        return ""
+    return (
+        "the search_path is pg_catalog here, as it is for pg_restore: name the schema in that function's body, or "
+        "give it a path (ALTER FUNCTION … SET search_path = …), at both ends"
+    )
+
+
+def _is_raised(exc: psycopg.Error) -> bool:
+    """A function said it in words, and under a code, of its own choice."""
+    return exc.diag.source_function == _RAISED_IN
 
 
 def _class_of(exc: psycopg.Error, code: str) -> type[errors.DsyncError]:
     if code == "42501" and exc.diag.source_function == "check_enable_rls":
         # row_security is off in our sessions: the server refuses instead of hiding rows.
         return errors.HiddenRowsError
-    return _BY_CODE.get(code) or _BY_CLASS.get(code[:2]) or errors.PermanentError
+    known = _BY_CODE.get(code) or _BY_CLASS.get(code[:2])
+    # Whatever code a function gives its verdict: it is one about a row.
+    return known or (errors.RecordError if _is_raised(exc) else errors.PermanentError)
 
 
 def _without_code(exc: psycopg.Error, operation: str) -> errors.DsyncError:

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import pq, sql
 
 from dsync.sdk import errors, failpoint, types
-from dsync_postgres.errors import describe, translate
+from dsync_postgres.errors import describe, lost_in_function, translate
 from dsync_postgres.sink import wire
 from dsync_postgres.sink.claims import claimed_kind
 from dsync_postgres.sink.ledger import Guard, standing
@@ -249,6 +249,9 @@ def _require_count(connection: Connection, load: Load, rows: int) -> None:
 
 def _translated(exc: psycopg.Error, load: Load) -> errors.DsyncError:
     code = exc.sqlstate or ""
+    if way_on := lost_in_function(exc):
+        # A check, a domain or a generated column of this table: the others can go on.
+        return errors.NamespaceChangedError(f"{load.operation}: {describe(exc)}; {way_on}, and repeat with --again")
     if code in _CHANGED:
         return errors.NamespaceChangedError(
             f"{load.operation}: {describe(exc)}; the table was dropped or altered since the flow began: undo that, or "

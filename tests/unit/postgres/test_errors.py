@@ -79,6 +79,39 @@ def test_what_quotes_values_is_not_repeated(kind: type[psycopg.Error]) -> None:
     assert kind.sqlstate in str(caught.value)
 
 
+def test_what_a_function_raises_is_a_verdict_on_a_row_and_not_repeated() -> None:
+    """Under a code of its own choice too; which function it was is said."""
+    with pytest.raises(errors.RecordError) as caught, translating("writing public.t"):
+        raise _raised(
+            pg.SyntaxErrorOrAccessRuleViolation,
+            message_primary="value canary",
+            source_function="exec_stmt_raise",
+            context='PL/pgSQL function public.check_it(integer, text) line 3 at RAISE\nCOPY t, line 1: "canary"',
+        )
+
+    assert "canary" not in str(caught.value)
+    assert str(caught.value).startswith("writing public.t: SyntaxErrorOrAccessRuleViolation (42000) in function ")
+    assert "public.check_it(integer, text); " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        'SQL function "limit of" during inlining\nCOPY t, line 1, column v: "canary"',
+        'SQL expression "canary(v)"\nPL/pgSQL function "limit of" line 1 at RETURN',
+    ],
+)
+def test_a_function_that_finds_nothing_without_a_schema_is_named_with_the_way_on(context: str) -> None:
+    """It was not dropped meanwhile; the sessions' search_path is not the application's."""
+    with pytest.raises(errors.MissingObjectError) as caught, translating("creating INDEX public.i at the sink"):
+        raise _raised(pg.UndefinedTable, message_primary='relation "limits" does not exist', context=context)
+
+    assert 'relation "limits" does not exist (42P01) in function "limit of"; ' in str(caught.value)
+    assert "SET search_path" in str(caught.value)
+    assert "dropped" not in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
 def test_refused_row_security_is_hidden_rows() -> None:
     """With row_security off the server refuses what it would have filtered."""
     with pytest.raises(errors.HiddenRowsError, match="BYPASSRLS"), translating("reading public.t"):
