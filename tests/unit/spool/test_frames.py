@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import tracemalloc
 from contextlib import aclosing
 from pathlib import Path
 
@@ -208,6 +209,30 @@ async def test_a_slow_reader_costs_no_memory(tmp_path: Path) -> None:
             assert open_descriptors() <= before + 1
             for reader in readers:
                 await reader.aclose()
+
+
+async def test_memory_stays_flat_while_a_reader_is_behind(tmp_path: Path) -> None:
+    """A hundred megabytes written, and read from the disk by a reader that had stopped at the first frame."""
+    async with await open_spool(
+        tmp_path / "spool", cache_bytes=4 << 20, segment_bytes=16 << 20, limit_bytes=1 << 30
+    ) as spool:
+        await fill(spool, [1])
+        async with aclosing(spool.read()) as slow:
+            await anext(slow)
+            tracemalloc.start()
+            try:
+                for number in range(2, 52):
+                    await fill(spool, [number], 2 << 20)
+                await spool.sync()
+                for number in range(2, 52):
+                    frame = await anext(slow)
+                    assert (frame.order, frame.size_bytes) == (order(number), 2 << 20)
+                    del frame
+                _, peak_bytes = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+    # The cache, one frame being appended, one being read, and what a copy of either takes for a moment.
+    assert peak_bytes < 16 << 20
 
 
 async def test_those_who_sync_together_share_one_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
