@@ -26,10 +26,19 @@ class Definition:
     """A pg_dump archive in custom format, without data; empty where the schema is not to be created."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What of the catalogue the sink needs beside it, by name: plain msgpack values (maps, lists, str, int, bytes)."""
+    large_objects: Mapping[str, Any] = field(default_factory=dict)
+    """Which large objects will come; empty where none is."""
 
     def encode(self) -> bytes:
         """The form that travels."""
-        packed: bytes = msgpack.packb({"v": _VERSION, "archive": self.archive, "facts": dict(self.facts)})
+        packed: bytes = msgpack.packb(
+            {
+                "v": _VERSION,
+                "archive": self.archive,
+                "facts": dict(self.facts),
+                "large_objects": dict(self.large_objects),
+            }
+        )
         return packed
 
     @classmethod
@@ -47,7 +56,8 @@ class Definition:
                 raise errors.RequestError(
                     f"schema definition: version {fields['v']} is not known here; use the same release at both ends"
                 )
-            return cls(archive=fields["archive"], facts=fields["facts"])
+            objects = fields.get("large_objects", {})
+            return cls(archive=fields["archive"], facts=fields["facts"], large_objects=objects)
         except (ValueError, KeyError, TypeError, msgpack.UnpackException) as exc:
             raise errors.RequestError("schema definition: it was not written by a PostgreSQL source of dsync") from exc
 

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from psycopg import sql
 
 from dsync.sdk import errors, types
+from dsync_postgres import large_objects as large
 from dsync_postgres.checksums.ranges import plan_ranges
 from dsync_postgres.checksums.statements import (
     HASHTEXT,
@@ -160,6 +161,10 @@ class Checksums:
         return Hashing(algorithm=HASHTEXT, is_utf8=True)
 
 
+def _is_large(relation: Relation) -> bool:
+    return relation.table == large.NAME
+
+
 def _digest_of_vectors(connection: Connection) -> str:
     text = "\n".join(str(value) for (value,) in connection.execute(_VECTORS))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -198,12 +203,13 @@ def _hash_bytes(high: int, low: int) -> bytes:
 def _read_rows(connection: Connection, relation: Relation, request: types.RowsRequest) -> list[types.TextRow]:
     """Through COPY, which hands out one row at a time and each value as the type itself writes it."""
     columns = sql.SQL(", ").join(map(sql.Identifier, (*request.key, *request.columns)))
+    firsts = sorted((key[:1] for key in request.keys), key=lambda first: int(first[0])) if _is_large(relation) else [()]
     query = sql.SQL("COPY (SELECT {} FROM {} WHERE {} AND {} AND {}) TO STDOUT").format(
         columns,
-        relation.from_item,
+        relation.within(firsts[0], firsts[-1]),
         relation.kept,
         key_equals(_key_types(connection, relation, request.key), request.keys),
-        _changed_since(connection, request.changed_since) if request.changed_since else sql.SQL("true"),
+        _changed_since(connection, relation, request.changed_since) if request.changed_since else sql.SQL("true"),
     )
     rows: list[types.TextRow] = []
     size_bytes = 0
@@ -219,8 +225,11 @@ def _read_rows(connection: Connection, relation: Relation, request: types.RowsRe
     return rows
 
 
-def _changed_since(connection: Connection, snapshot: bytes) -> sql.Composable:
+def _changed_since(connection: Connection, relation: Relation, snapshot: bytes) -> sql.Composable:
     """The condition that a row was written since, or may have been: where versions cannot be compared, any may."""
+    if _is_large(relation):
+        # Their pieces are made up and have no version.
+        return sql.SQL("true")
     then = Snapshot.decode(snapshot)
     identity = read_identity(connection)
     row = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()
@@ -236,6 +245,8 @@ def _changed_since(connection: Connection, snapshot: bytes) -> sql.Composable:
 
 def _key_types(connection: Connection, relation: Relation, key: Sequence[str]) -> list[tuple[str, bool]]:
     """The key's columns, each with whether `=` finds its operator under our search_path."""
+    if _is_large(relation):
+        return [(column, True) for column in key]
     found: dict[str, bool] = dict(
         connection.execute(
             "SELECT a.attname::text, coalesce(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace"

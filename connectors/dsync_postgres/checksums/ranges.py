@@ -10,6 +10,7 @@ from itertools import pairwise
 from psycopg import sql
 
 from dsync.sdk import types
+from dsync_postgres import large_objects as large
 from dsync_postgres.checksums.statements import Relation
 from dsync_postgres.sessions import Connection
 
@@ -24,6 +25,9 @@ _MOST_RANGES = 1000
 _POINTS_PER_RANGE = 16
 _MOST_PASSES = 3.0
 """How often the ranges together may visit the table: where keys lie scattered, each range visits all of it."""
+
+_OBJECTS_BYTES = 1024 * 1024 * 1024
+"""A range of large objects is about so many."""
 
 _ONE_OPEN_RANGE = [types.KeyRange()]
 
@@ -44,6 +48,8 @@ def plan_ranges(
     That is: a small table, a key whose order differs between servers or that may be NULL, a partitioned parent, and a
     table whose keys are scattered over it (random uuids), which one sequential scan reads sooner than many ranges.
     """
+    if relation.table == large.NAME:
+        return _object_ranges(connection, rows_per_range)
     if relation.is_parent or not key or not _orders_everywhere(connection, relation, key):
         return _ONE_OPEN_RANGE
     blocks = _block_count(connection, relation)
@@ -56,6 +62,25 @@ def plan_ranges(
         return _ONE_OPEN_RANGE
     points = _points(connection, relation, key, percent, step=max(1, sampled // (count * _POINTS_PER_RANGE)))
     return _cut(points, count, blocks)
+
+
+def _object_ranges(connection: Connection, rows_per_range: int) -> list[types.KeyRange]:
+    """Ranges with about equally many large objects, none of which is in two of them."""
+    row = connection.execute(
+        "SELECT pg_relation_size(%s::oid), (SELECT count(*) FROM pg_largeobject_metadata)", [large.RELATION_OID]
+    ).fetchone()
+    assert row is not None, "a SELECT without FROM gives one row"
+    size_bytes, objects = row
+    count = min(_MOST_RANGES, max(size_bytes // _OBJECTS_BYTES, objects // max(1, rows_per_range)), objects)
+    if count < 2:
+        return _ONE_OPEN_RANGE
+    firsts = connection.execute(
+        "SELECT min(oid)::text FROM (SELECT oid, ntile(%s) OVER (ORDER BY oid) AS tile FROM pg_largeobject_metadata) o"
+        " GROUP BY tile ORDER BY min(oid) OFFSET 1",
+        [count],
+    ).fetchall()
+    bounds: list[tuple[str, ...]] = [(), *((first, "0") for (first,) in firsts), ()]
+    return [types.KeyRange(lower=lower, upper=upper) for lower, upper in pairwise(bounds)]
 
 
 def _orders_everywhere(connection: Connection, relation: Relation, key: Sequence[str]) -> bool:

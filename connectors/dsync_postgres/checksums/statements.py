@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from dsync.sdk import types
+from dsync_postgres import large_objects as large
 from dsync_postgres.schema.names import TableName
 
 HASHTEXT = "hashtextextended"
@@ -41,12 +42,25 @@ class Relation:
     condition: str = ""
     """Rows that do not meet it do not exist, in brackets; empty: all do."""
 
+    def within(self, lower: Sequence[str], upper: Sequence[str]) -> sql.Composed:
+        """For FROM, where no more is wanted than rows whose key lies between these, both included.
+
+        Of a table that is for its indexes to find out; large objects have to be measured one by one.
+        """
+        if self.table != large.NAME:
+            return self.from_item
+        first = sql.Literal(int(lower[0])) if lower else sql.NULL
+        end = sql.Literal(int(upper[0]) + 1) if upper else sql.NULL
+        return sql.SQL('{} AS "dsync row"').format(large.pieces(first, end))
+
     @property
     def from_item(self) -> sql.Composed:
         """For FROM; inheritance children have namespaces of their own and are left out by ONLY.
 
         The alias keeps a column that the table does not have from being read as the whole row of a table of that name.
         """
+        if self.table == large.NAME:
+            return self.within((), ())
         only = sql.SQL("") if self.is_parent else sql.SQL("ONLY ")
         return sql.SQL('{}{} AS "dsync row"').format(only, self.table.identifier)
 
@@ -209,7 +223,7 @@ class HashedRows:
         return sql.SQL("(SELECT {} AS t{} FROM {} WHERE {} AND {} AND {} OFFSET 0)").format(
             self.hashing.digest(row_text(request.columns)),
             _listed(others),
-            self.relation.from_item,
+            self.relation.within(request.range.lower, request.range.upper),
             self.relation.kept,
             in_range(request.key, request.range),
             in_buckets(bucket, request.only_buckets) if is_bucketed else sql.SQL("true"),

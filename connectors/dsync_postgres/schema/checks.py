@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from dsync_postgres.schema.findings import Finding, info, stop, warn
+from dsync_postgres.schema.findings import Finding, stop, warn
 from dsync_postgres.schema.server import ExtensionFacts
 
 # Extensions that keep the rows of a table somewhere else, so that a copy of the table would be empty.
@@ -14,10 +14,8 @@ _DISTRIBUTING = {
 }
 
 
-def source_findings(
-    extensions: Mapping[str, ExtensionFacts], large_objects: int, *, whole_database: bool
-) -> Iterator[Finding]:
-    """Yield what would be missing at the sink; `whole_database`: no choice of tables was made."""
+def source_findings(extensions: Mapping[str, ExtensionFacts]) -> Iterator[Finding]:
+    """Yield what would be missing at the sink."""
     for name, reason in _DISTRIBUTING.items():
         if name in extensions and extensions[name].installed_version is not None:
             yield stop(
@@ -34,11 +32,3 @@ def source_findings(
                 "rows that users added to this extension's own tables are not copied",
                 f"copy them by hand if there are any (pg_dump --extension={name} shows them)",
             )
-    if large_objects:
-        make = stop if whole_database else info
-        yield make(
-            "large-objects",
-            "pg_largeobject",
-            f"the source has {large_objects} large objects, which are not copied",
-            "choose tables with -n, and copy large objects with pg_dump --large-objects",
-        )

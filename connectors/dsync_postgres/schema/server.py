@@ -145,10 +145,6 @@ def _one_server(rows: list[Row]) -> ServerFacts:
     return ServerFacts(**rows[0])
 
 
-def _one_count(rows: list[Row]) -> int:
-    return int(rows[0]["count"])
-
-
 read_server = Reading(_one_server, _SERVER)
 """What the connection is connected to, and as whom."""
 
@@ -169,6 +165,3 @@ read_access_methods = Reading(_names, "SELECT amname::text AS name FROM pg_am WH
 
 read_collations = Reading(_names, _COLLATIONS)
 """The qualified, quoted names of the collations that this database can use."""
-
-count_large_objects = Reading(_one_count, "SELECT count(*) AS count FROM pg_largeobject_metadata")
-"""How many large objects the database holds."""

@@ -95,12 +95,12 @@ def clear(
         connection.execute(
             sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_only(table)),
         )
-        _check_fence(connection, context)
+        check_fence(connection, context)
         present = _count(connection, table)
         if present:
             _require_ours(connection, context.flow, table, present)
             _empty(connection, table, as_replica=as_replica)
-        _reset(connection, context, name, units)
+        reset_units(connection, context, name, units)
         failpoint("sink.before_clear_commit")
     failpoint("sink.after_clear_commit")
 
@@ -125,8 +125,12 @@ def _claimed(connection: Connection, flow: str, name: TableName) -> TargetTable:
     return table
 
 
-def _check_fence(connection: Connection, context: types.WriteContext) -> None:
-    """Lock the unit's row, so that nobody opens it until this is done."""
+def check_fence(connection: Connection, context: types.WriteContext) -> None:
+    """Lock the unit's row, so that nobody opens it until this is done.
+
+    Raises:
+        FencedError: another coordinator has the unit.
+    """
     if not context.unit:
         return
     for ledger in LEDGERS:
@@ -212,7 +216,8 @@ def _refuse_cascades(connection: Connection, table: TargetTable) -> None:
         )
 
 
-def _reset(connection: Connection, context: types.WriteContext, name: TableName, units: Sequence[str]) -> None:
+def reset_units(connection: Connection, context: types.WriteContext, name: TableName, units: Sequence[str]) -> None:
+    """Put units back to their start, and forget what earlier runs have written under that name."""
     for ledger in LEDGERS:
         table = sql.Identifier(SCHEMA, ledger)
         connection.execute(

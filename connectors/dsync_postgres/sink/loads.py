@@ -130,7 +130,7 @@ class _Arranger:
         tables = [table for table in self._there.values() if table.kind in "rp"]
         self._lasting = _lasting(connection, request.flow) if has_ledger else frozenset()
         # Before the rows: what another flow finishes meanwhile is then seen as rows.
-        self._rivals = read_rivals(connection, request.flow, tables) if has_ledger else {}
+        self._rivals = read_rivals(connection, request.flow, [table.oid for table in tables]) if has_ledger else {}
         self._empty = are_empty(connection, [t for t in tables if self._filled(t) is None or self._filling(t)])
         self._result = Arrangement(is_again=request.on_existing is Policy.RESUME)
 

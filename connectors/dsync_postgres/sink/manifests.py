@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from dsync.sdk import types
-from dsync_postgres.sink import ledger
+from dsync_postgres.sink import large_objects, ledger
 from dsync_postgres.sink.ledger import SCHEMA, Connection
 
 _SAVE = """
@@ -72,6 +72,8 @@ def forget(connection: Connection, flow: str) -> list[str]:
         ).rowcount
         if count:
             removed.append(f"{count} {noun}{'' if count == 1 else 's'} of flow {flow} at the sink")
+    if count := large_objects.forget(connection, flow):
+        removed.append(f"{count} large object note{'' if count == 1 else 's'} of flow {flow} at the sink")
     removed += _drop_unused(connection)
     return removed
 
@@ -89,7 +91,7 @@ def _drop_unused(connection: Connection) -> Sequence[str]:
     ).fetchone()
     assert row is not None, "a SELECT without FROM gives one row"
     is_used, is_owner = row
-    if is_used:
+    if is_used or large_objects.are_noted(connection):
         return []
     if not is_owner:
         return [f"nothing else: the empty schema {SCHEMA} of the sink belongs to another role and stays"]

@@ -13,6 +13,7 @@ from dataclasses import replace
 from psycopg import sql
 
 from dsync.sdk import errors, failpoint, types
+from dsync_postgres import large_objects as large
 from dsync_postgres.definition import Definition
 from dsync_postgres.options import PostgresOptions
 from dsync_postgres.schema.archive import read_archive
@@ -25,7 +26,7 @@ from dsync_postgres.schema.repair import with_quoted_names
 from dsync_postgres.schema.select import SchemaSelection, select_all, select_tables
 from dsync_postgres.schema.server import read_server
 from dsync_postgres.schema.steps import Statement
-from dsync_postgres.sink import batch, ledger
+from dsync_postgres.sink import batch, large_objects, ledger
 from dsync_postgres.sink import fit as fitting
 from dsync_postgres.sink.aside import pending, set_aside
 from dsync_postgres.sink.claims import Claim, is_all_ours, read_claims, save_claims
@@ -138,9 +139,14 @@ class _Outline:
         has_ledger: bool = True,
     ) -> None:
         self._connection = connection
-        self._request = request
         self._definition = Definition.decode(request.description.definition)
         self._claims = read_claims(connection, request.flow) if has_ledger else {}
+        self._large = large_objects.plan_load(
+            connection, request, self._definition.large_objects, self._claims, has_ledger=has_ledger
+        )
+        # Everything else is about tables.
+        request = replace(request, mappings=tuple(m for m in request.mappings if m.source != large.NAMESPACE))
+        self._request = request
         # What an earlier run has set aside and not put back, because it was given up or a step of it failed.
         self._still_aside = pending(connection, request.flow) if has_ledger else []
         self.has_claims = bool(self._claims)
@@ -215,6 +221,8 @@ class _Outline:
                 yield info("page-type", load.target.namespace, f"rows travel as {kind}: {load.fit.reason}")
             yield from existing_findings(load)
         yield from self._asides.findings
+        if self._large is not None:
+            yield from self._large.findings
 
     def require(self) -> None:
         """Raise PermanentError where a finding stops the flow."""
@@ -232,7 +240,8 @@ class _Outline:
         set_aside(connection, flow, self._asides.asides)
         self._keep_rows_of_others()
         self.removal.carry_out(connection, as_replica=self._can_be_replica)
-        take_over(connection, flow, self._request.run, self.removal.cleared, self._taken)
+        taken = [*self._taken, *(self._large.taken if self._large is not None else ())]
+        take_over(connection, flow, self._request.run, self.removal.cleared, taken)
         refused: tuple[Finding, ...] = ()
         if self.schema is not None:
             refused = batch.run(connection, self.schema.pre_data, may_exist=self.has_claims)
@@ -279,6 +288,9 @@ class _Outline:
             for load in self.loads
         ]
         claims += self._claims_to_routes(claims)
+        if self._large is not None:
+            large_objects.make_notes(self._connection)
+            claims.append(self._large.claim)
         save_claims(self._connection, self._request.flow, self._request.run, claims)
 
     def _claims_to_routes(self, claims: Sequence[Claim]) -> Iterator[Claim]:
@@ -314,8 +326,10 @@ class _Outline:
 
     def result(self, *, findings: Sequence[Finding]) -> types.Prepared:
         """What the coordinator is told."""
+        large_namespaces = () if self._large is None else (self._large.prepared,)
         return types.Prepared(
-            namespaces=tuple(
+            namespaces=large_namespaces
+            + tuple(
                 types.PreparedNamespace(
                     source=load.source.namespace,
                     target=self._given_to(load).namespace,

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from dsync_postgres.sink.ledger import LEDGERS, SCHEMA, Connection
-from dsync_postgres.sink.targets import TargetTable
 
 # Rows given to a partitioned table lie in its partitions, so a claim to either is one to the other. A claim is settled
 # once its run has a ledger row for it and all of them are done; one that a run took over from the run before has none,
@@ -56,14 +55,14 @@ class Rival:
     """Not all of it has arrived."""
 
 
-def read_rivals(connection: Connection, flow: str, tables: Iterable[TargetTable]) -> Mapping[int, tuple[Rival, ...]]:
-    """The claims of other flows to these tables, by the tables' oids.
+def read_rivals(connection: Connection, flow: str, oids: Iterable[int]) -> Mapping[int, tuple[Rival, ...]]:
+    """The claims of other flows to the tables with these oids, by oid.
 
     To be asked before the tables themselves are: what a flow finishes in between has left rows.
     """
     found: defaultdict[int, tuple[Rival, ...]] = defaultdict(tuple)
-    oids = [table.oid for table in tables]
-    for oid, other, name, namespace, is_filling in connection.execute(_RIVALS.encode(), {"oids": oids, "flow": flow}):
+    asked = {"oids": list(oids), "flow": flow}
+    for oid, other, name, namespace, is_filling in connection.execute(_RIVALS.encode(), asked):
         found[oid] += (Rival(flow=other, name=name, namespace=namespace, is_filling=is_filling),)
     return found
 

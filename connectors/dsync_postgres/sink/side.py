@@ -11,10 +11,11 @@ from functools import partial
 from typing import TypeVar
 
 from dsync.sdk import PluginContext, errors, types
+from dsync_postgres import large_objects as large
 from dsync_postgres.documents import Decoder, LineDecoder, RowDecoder, read_own_types
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Sessions
-from dsync_postgres.sink import aside, claims, ledger, manifests, writer
+from dsync_postgres.sink import aside, claims, large_objects, ledger, manifests, writer
 from dsync_postgres.sink.check import check_sink
 from dsync_postgres.sink.destinations import Destinations
 from dsync_postgres.sink.finish import finish
@@ -75,6 +76,9 @@ class SinkSide:
         self._destinations.forget(namespace)
 
         def work(connection: Connection) -> None:
+            if name == large.NAME:
+                large_objects.clear(connection, context, units)
+                return
             as_replica = self._destinations.can_be_replica(connection)
             claims.clear(connection, context, name, units, as_replica=as_replica)
 
@@ -139,8 +143,9 @@ class SinkSide:
             FencedError: another coordinator has the unit.
             NamespaceChangedError: the table was dropped or altered.
         """
+        write = self._write_large_objects if request.namespace == large.NAMESPACE else self._write
         try:
-            return await self._sessions.run(f"writing {request.namespace}", partial(self._write, request))
+            return await self._sessions.run(f"writing {request.namespace}", partial(write, request))
         except errors.NamespaceChangedError:
             self._destinations.forget(request.namespace)
             self._decoders.clear()
@@ -171,6 +176,19 @@ class SinkSide:
             if request.upsert and not request.insert_only:
                 return writer.upsert(connection, load, self._stages)
             return writer.insert(connection, load, self._stages)
+
+    def _write_large_objects(self, request: types.WriteRequest, connection: Connection) -> int:
+        if request.insert_only:
+            raise errors.UnsupportedError(f"writing {large.NAMESPACE}: an object's pieces come together or not at all")
+        columns = request.columns or large.CONTENT
+        with self._sessions.pages.body(request.page) as body:
+            page_type, rows = request.page.type, request.page.rows
+            if page_type in (types.PageType.BSON, types.PageType.JSON):
+                make = RowDecoder if page_type is types.PageType.BSON else LineDecoder
+                body, rows = make(large.columns(columns)).decode(body)
+                page_type = types.PageType.PG_COPY_BINARY
+            is_binary = page_type is types.PageType.PG_COPY_BINARY
+            return large_objects.write(connection, request, columns, body, is_binary=is_binary, rows=rows)
 
     def _decoder(
         self, connection: Connection, table: TargetTable, columns: tuple[str, ...], page_type: types.PageType

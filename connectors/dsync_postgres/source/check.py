@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 from dsync.sdk import types
+from dsync_postgres import large_objects as large
 from dsync_postgres.documents import TypeBook, read_own_types
 from dsync_postgres.documents.types import parse_type
 from dsync_postgres.errors import translating
@@ -17,7 +18,6 @@ from dsync_postgres.schema import (
     ServerFacts,
     TableFacts,
     TableName,
-    count_large_objects,
     read_extensions,
     read_sequences,
     read_server,
@@ -26,6 +26,7 @@ from dsync_postgres.schema import (
 )
 from dsync_postgres.schema.findings import info, stop, warn
 from dsync_postgres.sessions import Connection, Sessions, begin_reading
+from dsync_postgres.source import large_objects
 from dsync_postgres.source.describe import is_copied, table_findings
 from dsync_postgres.source.description import DIALECT, Describer, major_of
 
@@ -48,7 +49,7 @@ class _Facts:
     extensions: Mapping[str, ExtensionFacts]
     sequences: Mapping[TableName, SequenceFacts]
     """Of a standby alone."""
-    large_objects: int
+    large_objects: large_objects.LargeObjectFacts
     event_triggers: int
     publications: tuple[str, ...]
     subscriptions: tuple[str, ...]
@@ -83,7 +84,10 @@ async def check_source(
         *_server_findings(facts.server),
         *_pooler_findings(pooling),
         *_activity_findings(facts),
-        *source_findings(facts.extensions, facts.large_objects, whole_database=not request.namespaces),
+        *source_findings(facts.extensions),
+        *large_objects.findings(
+            facts.large_objects, is_chosen=not request.namespaces or large.NAMESPACE in request.namespaces
+        ),
         *table_findings(chosen),
         *(_own_findings(facts) if not request.namespaces else ()),
         *_unlogged_findings(chosen, facts, whole_database=not request.namespaces),
@@ -143,7 +147,7 @@ def _look(connection: Connection) -> _Facts:
                 own_types=read_own_types(connection),
                 extensions=read_extensions(connection),
                 sequences=read_sequences(connection) if server.is_standby else {},
-                large_objects=count_large_objects(connection),
+                large_objects=large_objects.read_facts(connection),
                 event_triggers=row[0],
                 transactions_behind=row[1],
                 publications=tuple(row[2]),

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from dsync.sdk import types
+from dsync_postgres import large_objects as large
 from dsync_postgres.definition import Definition
 from dsync_postgres.errors import translating
 from dsync_postgres.schema import (
@@ -27,6 +28,7 @@ from dsync_postgres.schema import (
 )
 from dsync_postgres.sessions import Connection, Sessions, begin_reading
 from dsync_postgres.sink.routes import read_routes
+from dsync_postgres.source import large_objects
 from dsync_postgres.source.describe import describe_tables, is_copied, skipped_findings
 
 DIALECT = "postgres"
@@ -48,7 +50,7 @@ class Describer:
         """
         peer_major = major_of(request.peer_version)
         definition = b""
-        server, tables, kinds = await self._sessions.run(
+        server, tables, kinds, objects = await self._sessions.run(
             "reading the catalogue", lambda connection: _read(connection, snapshot_name)
         )
         if request.definition_for == DIALECT:
@@ -56,6 +58,9 @@ class Describer:
         chosen = {name: table for name, table in tables.items() if _is_wanted(name, request.namespaces)}
         scattered = await self._scattered(chosen.values())
         described = describe_tables(chosen, kinds, major=server.major, peer_major=peer_major)
+        # Whoever asks for them by name is told of none as well.
+        if large.NAMESPACE in request.namespaces or (objects.count and not request.namespaces):
+            described += (large_objects.describe(objects),)
         return types.SchemaDescription(
             namespaces=tuple(
                 replace(item, placed_by_server=True) if item.namespace in scattered else item for item in described
@@ -77,7 +82,7 @@ class Describer:
 
     async def copied_namespaces(self) -> tuple[str, ...]:
         """Every table with rows of its own."""
-        _, tables, _ = await self._sessions.run("reading the catalogue", lambda connection: _read(connection, ""))
+        _, tables, *_ = await self._sessions.run("reading the catalogue", lambda connection: _read(connection, ""))
         return tuple(name.namespace for name, table in tables.items() if is_copied(table) and table.has_rows)
 
     async def columns_of(self, name: TableName, snapshot_name: str) -> tuple[types.Column, ...]:
@@ -106,6 +111,10 @@ class Describer:
     ) -> bytes:
         choice = await self.choose_tool(server.major, peer_major)
         extensions = await self._sessions.run("reading the extensions", read_extensions)
+        coming = await self._sessions.run(
+            "looking at the large objects",
+            lambda connection: large_objects.read_for_sink(connection, snapshot_name),
+        )
         archive = await dump_schema(
             DumpRequest(
                 tool=choice.require(),
@@ -121,7 +130,7 @@ class Describer:
             )
         )
         facts = SourceFacts.of(server, extensions, tables)
-        return Definition(archive=archive, facts=facts.to_plain()).encode()
+        return Definition(archive=archive, facts=facts.to_plain(), large_objects=coming).encode()
 
 
 def major_of(version: str) -> int:
@@ -136,10 +145,15 @@ def _is_wanted(name: TableName, namespaces: tuple[str, ...]) -> bool:
 
 def _read(
     connection: Connection, snapshot_name: str
-) -> tuple[ServerFacts, dict[TableName, TableFacts], dict[int, TypeFacts]]:
+) -> tuple[ServerFacts, dict[TableName, TableFacts], dict[int, TypeFacts], large_objects.LargeObjectFacts]:
     with translating("reading the catalogue"):
         begin_reading(connection, snapshot_name)
         try:
-            return read_server(connection), read_tables(connection), read_types(connection)
+            return (
+                read_server(connection),
+                read_tables(connection),
+                read_types(connection),
+                large_objects.read_facts(connection),
+            )
         finally:
             connection.rollback()

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from dsync.sdk import errors, types
+from dsync_postgres import large_objects as large
 from dsync_postgres.documents import Encoder, TypeBook
 from dsync_postgres.identity import read_identity
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Sessions, begin_reading
+from dsync_postgres.source import large_objects
 from dsync_postgres.source.partitions import cut, weight_bytes
 from dsync_postgres.source.planned import PlannedTable, read_planned
 from dsync_postgres.source.reader import TableReader
@@ -52,12 +54,28 @@ class OpenPlan:
         """The table with this oid, if the snapshot has it."""
         return self._by_oid.get(oid)
 
-    def partitions(self, names: Iterable[TableName], sessions: Sessions) -> tuple[types.Partition, ...]:
-        """Cut these tables; what has no rows of its own (a partitioned parent, a view) has no partitions."""
-        tables = [self.tables[name] for name in names if self.tables[name].kind == "r"]
+    async def partitions(self, names: Iterable[TableName], sessions: Sessions) -> tuple[types.Partition, ...]:
+        """Cut these tables; what has no rows of its own (a partitioned parent, a view) has no partitions.
+
+        Large objects are cut too, where they are among the names.
+        """
+        names = list(names)
+        tables = [self.tables[name] for name in tables_of(names) if self.tables[name].kind == "r"]
         total = sum(table.size_bytes + table.outside_bytes for table in tables)
         weight = weight_bytes(total, sessions.options.partition_bytes, sessions.request.parallel)
-        return tuple(part for table in tables for part in cut(table, weight, self.snapshot.lineage))
+        found = tuple(part for table in tables for part in cut(table, weight, self.snapshot.lineage))
+        if large.NAME not in names:
+            return found
+        snapshot, weight = self.snapshot, sessions.options.partition_bytes
+        return found + await sessions.run(
+            "looking at the large objects",
+            lambda connection: large_objects.cut(connection, snapshot.name, snapshot.lineage, weight),
+        )
+
+
+def tables_of(names: Iterable[TableName]) -> list[TableName]:
+    """Those of them that are tables: large objects have a table's name, but no rows that could be read as its."""
+    return [name for name in names if name != large.NAME]
 
 
 async def open_plan(sessions: Sessions, names: list[TableName], described: Holder | None) -> OpenPlan:
@@ -113,6 +131,11 @@ async def _with_filters(
     Raises:
         RequestError: the server cannot read a condition, or it is not the same at every time.
     """
+    if large.NAMESPACE in sessions.request.row_filters:
+        raise errors.RequestError(
+            f"filter of {large.NAMESPACE}: large objects cannot be chosen by a condition; leave all of them out with "
+            f"--exclude {large.NAMESPACE}"
+        )
     filters = {name: text for name in tables if (text := sessions.request.row_filters.get(name.namespace, ""))}
     if not filters:
         return tables

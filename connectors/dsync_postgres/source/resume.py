@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsync.sdk import errors, failpoint, types
+from dsync_postgres import large_objects as large
 from dsync_postgres.errors import translating
 from dsync_postgres.identity import Identity
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Sessions, begin_reading
+from dsync_postgres.source import large_objects
 from dsync_postgres.source.cursors import PageCursor, PartitionCursor, Tid
 from dsync_postgres.source.openplan import OpenPlan
 from dsync_postgres.source.planned import PlannedTable
@@ -55,6 +57,8 @@ class Judge:
 
     async def _verdict(self, namespace: str, pieces: list[types.CopiedPartition]) -> types.NamespaceVerdict:
         name = TableName.parse(namespace)
+        if name == large.NAME:
+            return await self._verdict_on(name, await self._large_difference(pieces))
         table = self.new.tables.get(name)
         planned = [PartitionCursor.decode(piece.partition.cursor) for piece in pieces]
         if table is None or table.kind != "r":
@@ -62,12 +66,24 @@ class Judge:
         if any(part.columns != table.fingerprint for part in planned):
             # What the sink has prepared does not fit any more, so reading again would not help.
             return _changed(namespace, "its columns were altered")
-        reason = await self._difference(table, pieces, planned)
+        return await self._verdict_on(name, await self._difference(table, pieces, planned))
+
+    async def _verdict_on(self, name: TableName, reason: str) -> types.NamespaceVerdict:
         if not reason:
-            return types.NamespaceVerdict(namespace=namespace, verdict=types.Verdict.UNCHANGED)
-        again = self.new.partitions([name], self.sessions)
+            return types.NamespaceVerdict(namespace=name.namespace, verdict=types.Verdict.UNCHANGED)
+        again = await self.new.partitions([name], self.sessions)
         return types.NamespaceVerdict(
-            namespace=namespace, verdict=types.Verdict.CHANGED, reason=reason, partitions=again
+            namespace=name.namespace, verdict=types.Verdict.CHANGED, reason=reason, partitions=again
+        )
+
+    async def _large_difference(self, pieces: list[types.CopiedPartition]) -> str:
+        """As `_difference`, of large objects."""
+        if reason := self._broken_history():
+            return reason
+        later = written_between(self.old.xmin, self.new.snapshot.xmax)
+        return await self.sessions.run(
+            f"recounting {large.NAMESPACE}",
+            lambda connection: large_objects.difference(connection, self.new.snapshot.name, pieces, later),
         )
 
     async def _difference(

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from dsync.sdk import PluginContext, errors, types
+from dsync_postgres import large_objects as large
 from dsync_postgres.definition import encode_positions
 from dsync_postgres.documents import (
     Encoder,
@@ -26,10 +27,11 @@ from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.relation import find_relation
 from dsync_postgres.schema.steps import BuildStep
 from dsync_postgres.sessions import Connection, Sessions, begin_reading, snapshot_lost
+from dsync_postgres.source import large_objects
 from dsync_postgres.source.check import check_source
 from dsync_postgres.source.cursors import PageCursor, PartitionCursor
 from dsync_postgres.source.description import DIALECT, Describer
-from dsync_postgres.source.openplan import OpenPlan, look, open_plan
+from dsync_postgres.source.openplan import OpenPlan, look, open_plan, tables_of
 from dsync_postgres.source.pages import CopiedPage, PageRead, changed
 from dsync_postgres.source.planned import PlannedTable
 from dsync_postgres.source.reader import Limits, TableReader
@@ -86,9 +88,10 @@ class SourceSide:
             if described is not None and not described.is_held:
                 await described.close()
                 described = None
-            plan = await open_plan(self._sessions, names, described)
+            plan = await open_plan(self._sessions, tables_of(names), described)
             await self._install(plan)
-            return types.Plan(partitions=plan.partitions(names, self._sessions), snapshot=plan.snapshot.encode())
+            partitions = await plan.partitions(names, self._sessions)
+            return types.Plan(partitions=partitions, snapshot=plan.snapshot.encode())
 
     async def resume_plan(self, snapshot: bytes, partitions: Sequence[types.CopiedPartition]) -> types.ResumedPlan:
         """Say what may stay of what was copied: everything while the snapshot is held, else what has not changed.
@@ -103,7 +106,9 @@ class SourceSide:
                 return types.ResumedPlan(snapshot=snapshot)
             identity = await self._sessions.run("asking the server who it is", read_identity)
             require_same_endpoint(old, identity)
-            names = [TableName.parse(name) for name in dict.fromkeys(p.partition.namespace for p in partitions)]
+            names = tables_of(
+                TableName.parse(name) for name in dict.fromkeys(p.partition.namespace for p in partitions)
+            )
             # A later plan of this flow is open already when a new run asks what it may keep of the run before.
             if plan is None or not plan.holder.is_held:
                 plan = await self._begin_again(old, names)
@@ -178,9 +183,11 @@ class SourceSide:
 
     async def _read(self, request: types.ReadRequest, make: Callable[[CopiedPage], types.Page]) -> types.Page:
         """Read the rows and make the page of them in one thread: every change of threads costs a page its time."""
+        if request.partition.namespace == large.NAMESPACE:
+            return await self._read_large_objects(request, make)
         partition = PartitionCursor.decode(request.partition.cursor)
         cursor = PageCursor.decode(request.cursor, partition)
-        plan = self._plan_of(partition)
+        plan = self._plan_of(partition.lineage)
         table = _table_of(plan, partition, request.partition.namespace)
         operation = f"reading {table.name}"
         if request.type in _COPY_TYPES:
@@ -208,6 +215,32 @@ class SourceSide:
         return await self._sessions.run(
             operation, lambda connection: make(self._documents(connection, plan, reader, encoder, request))
         )
+
+    async def _read_large_objects(
+        self, request: types.ReadRequest, make: Callable[[CopiedPage], types.Page]
+    ) -> types.Page:
+        plan = self._plan_of(large_objects.ObjectRange.decode(request.partition.cursor).lineage)
+        limits, encoder = self._limits(request), None
+        if request.type in _DOCUMENT_TYPES:
+            described = large.columns(request.columns or large.CONTENT)
+            encoder = (RowEncoder if request.type is types.PageType.BSON else LineEncoder)(described)
+            limits = Limits(
+                page_bytes=limits.page_bytes // _DOCUMENT_RATIO, max_bytes=limits.max_bytes // _DOCUMENT_RATIO
+            )
+        elif request.type not in _COPY_TYPES:
+            raise errors.UnsupportedError(
+                f"reading {large.NAMESPACE}: pages come as PG_COPY, BSON or JSON, not as {request.type.name}"
+            )
+
+        def work(connection: Connection) -> types.Page:
+            is_binary = request.type is not types.PageType.PG_COPY_TEXT
+            copied = large_objects.read_page(connection, plan.snapshot.name, request, limits, is_binary=is_binary)
+            if encoder is not None:
+                body, rows = encoder.encode_copy_binary(copied.body)
+                copied = CopiedPage(body=body, rows=rows, next_cursor=copied.next_cursor)
+            return make(copied)
+
+        return await self._sessions.run(f"reading {large.NAMESPACE}", work)
 
     def _documents(
         self,
@@ -281,8 +314,8 @@ class SourceSide:
         max_bytes = agreed.max_message_bytes - min(_ENVELOPE_BYTES, agreed.max_message_bytes // 16)
         return Limits(page_bytes=min(request.page_bytes or agreed.page_bytes, max_bytes), max_bytes=max_bytes)
 
-    def _plan_of(self, partition: PartitionCursor) -> OpenPlan:
-        plan = next((plan for plan in self._plans.values() if partition.lineage in plan.lineages), None)
+    def _plan_of(self, lineage: bytes) -> OpenPlan:
+        plan = next((plan for plan in self._plans.values() if lineage in plan.lineages), None)
         if plan is None or not plan.holder.is_held:
             raise snapshot_lost()
         return plan
@@ -332,6 +365,8 @@ class SourceSide:
     async def count(self, namespace: str) -> int:
         """The number of rows as of the last ANALYZE, exact where there was none."""
         name = TableName.parse(namespace)
+        if name == large.NAME:
+            return await self.count_rows(namespace)
 
         found = await self._sessions.run(
             f"counting {name}", lambda connection: find_relation(connection, name, "counting")
@@ -341,6 +376,9 @@ class SourceSide:
     async def count_rows(self, namespace: str) -> int:
         """Exact; under the copy's snapshot while that is held."""
         name = TableName.parse(namespace)
+        if name == large.NAME:
+            async with self._sessions.reading() as session:
+                return await session.run(f"counting {name}", large_objects.count_pieces)
 
         def work(connection: Connection) -> int:
             # A partitioned table's rows are its partitions', a parent's are its own.

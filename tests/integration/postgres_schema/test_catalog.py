@@ -9,7 +9,6 @@ import pytest
 from dsync_postgres.schema import (
     SourceFacts,
     TableName,
-    count_large_objects,
     read_extensions,
     read_positions,
     read_roles,
@@ -17,7 +16,6 @@ from dsync_postgres.schema import (
     read_server,
     read_tables,
     read_types,
-    source_findings,
 )
 from dsync_postgres.schema.server import read_schemas
 from psycopg import sql
@@ -162,20 +160,6 @@ def test_facts_survive_the_wire(pg: EmbeddedPostgres, database: DatabaseFactory)
         facts = SourceFacts.of(read_server(connection), read_extensions(connection), read_tables(connection))
 
     assert SourceFacts.from_plain(facts.to_plain()) == facts
-
-
-def test_large_objects_and_distributing_extensions_are_found(database: DatabaseFactory) -> None:
-    one = database()
-    one.run("SELECT lo_from_bytea(0, '\\x01')", "SELECT lo_from_bytea(0, '\\x02')")
-    with pinned(one.uri) as connection:
-        count, extensions = count_large_objects(connection), read_extensions(connection)
-
-    whole = list(source_findings(extensions, count, whole_database=True))
-    some = list(source_findings(extensions, count, whole_database=False))
-
-    assert [(f.code, f.severity.name) for f in whole] == [("large-objects", "STOP")]
-    assert [(f.code, f.severity.name) for f in some] == [("large-objects", "INFO")]
-    assert "2 large objects" in whole[0].message
 
 
 def test_reading_writes_nothing(database: DatabaseFactory) -> None:
