@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dsync.spool import SpoolBrokenError, SpoolFullError, SpoolTrimmedError, files
+from dsync.spool import SpoolBrokenError, SpoolFullError, SpoolTrimmedError, files, following
 from dsync.spool.layout import BLOCK_BYTES
 from dsync.spool.spool import Spool
-from tests.support.waiting import wait_for_async
+from tests.support.waiting import wait_for, wait_for_async
 from tests.unit.spool.conftest import SmallDisk
 from tests.unit.spool.support import (
     everything,
@@ -149,6 +149,30 @@ async def test_a_reader_of_trimmed_frames_is_told(tmp_path: Path) -> None:
                 with pytest.raises(SpoolTrimmedError):
                     await take(spool, 1, after)
             assert (await take(spool, 1, spool.trimmed_order))[0].order == spool.first_order
+
+
+async def test_a_reader_whose_segment_goes_while_it_reads_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is a trim, and no segment that is missing."""
+    read = following.read_portion
+    async with await open_spool(tmp_path / "spool", cache_bytes=0) as spool:
+        await fill(spool, range(1, 201))
+        await spool.sync()
+        loop = asyncio.get_running_loop()
+        trims: list[asyncio.Future[None]] = []
+
+        def slow(*arguments: object, **more: object) -> object:
+            if not trims:
+                path = segments(tmp_path / "spool")[0]
+                loop.call_soon_threadsafe(lambda: trims.append(asyncio.ensure_future(spool.trim(order(150)))))
+                wait_for(lambda: not path.exists())
+            return read(*arguments, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(following, "read_portion", slow)
+        with pytest.raises(SpoolTrimmedError):
+            await take(spool, 1)
+        await trims[0]
 
 
 async def test_segments_left_by_an_interrupted_trim_are_removed(

@@ -245,6 +245,38 @@ async def test_an_older_copy_of_a_segment_is_noticed(tmp_path: Path) -> None:
         await open_spool(copy)
 
 
+async def test_a_segment_of_another_history_is_noticed(tmp_path: Path) -> None:
+    """The spool was copied, both went on, with other frames of the same sizes: each segment is whole and of one id."""
+    source = await make(tmp_path / "spool", range(1, 11))
+    shutil.copytree(source, tmp_path / "copy")
+    for directory, other in ((source, b"a"), (tmp_path / "copy", b"b")):
+        async with await open_spool(directory) as spool:
+            for number in range(11, 101):
+                await spool.append(order(number), [other * 100])
+            await spool.sync()
+    names = [path.name for path in segments(source)]
+    shutil.copy(tmp_path / "copy" / names[0], source / names[0])
+    with pytest.raises(CorruptSpoolError, match="does not go on from the segment before it") as caught:
+        await everything(source)
+    assert caught.value.file == names[1]
+
+
+async def test_the_first_segment_goes_on_from_what_was_trimmed(tmp_path: Path) -> None:
+    """One that does not is of another history."""
+    source = await make(tmp_path / "spool", range(1, 11))
+    shutil.copytree(source, tmp_path / "copy")
+    for directory, other in ((source, b"a"), (tmp_path / "copy", b"b")):
+        async with await open_spool(directory) as spool:
+            for number in range(11, 101):
+                await spool.append(order(number), [other * 100])
+            await spool.sync()
+            await spool.trim(order(40))
+    name = segments(source)[0].name
+    shutil.copy(tmp_path / "copy" / name, source / name)
+    with pytest.raises(CorruptSpoolError, match="does not go on from what was trimmed"):
+        await open_spool(source)
+
+
 async def test_a_segment_half_made_is_removed(tmp_path: Path) -> None:
     """The crash came before the manifest spoke of it: with any part of its header, or all of it."""
     source = await make(tmp_path / "spool", range(1, 30))
@@ -374,6 +406,55 @@ async def test_a_removal_that_was_interrupted_is_finished(tmp_path: Path, monkey
         await fill(spool, [1])
         await spool.sync()
     assert await everything(source) == expected([1])
+
+
+async def test_what_others_rely_on_is_durable_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment is on the disk, with its name, before the manifest speaks of it; that, before a frame is in it. What is
+    trimmed is recorded before a file goes."""
+    from dsync.spool import files
+
+    steps: list[str] = []
+    names: dict[int, str] = {}
+    real_open, real_write, real_flush, real_unlink = files.open_file, files.write_all, files.flush, Path.unlink
+
+    def opened(path: Path, flags: int) -> int:
+        descriptor = real_open(path, flags)
+        names[descriptor] = path.name
+        return descriptor
+
+    def written(descriptor: int, *rest: object) -> object:
+        steps.append(f"write {names.get(descriptor)}")
+        return real_write(descriptor, *rest)  # type: ignore[arg-type]
+
+    def flushed(descriptor: int) -> None:
+        steps.append(f"flush {names.get(descriptor)}")
+        real_flush(descriptor)
+
+    def unlinked(path: Path, missing_ok: bool = False) -> None:
+        steps.append(f"unlink {path.name}")
+        real_unlink(path, missing_ok)
+
+    async with await open_spool(tmp_path / "spool") as spool:
+        monkeypatch.setattr(files, "open_file", opened)
+        monkeypatch.setattr(files, "write_all", written)
+        monkeypatch.setattr(files, "flush", flushed)
+        monkeypatch.setattr(files, "sync_directory", lambda _: steps.append("flush the directory"))
+        monkeypatch.setattr(Path, "unlink", unlinked)
+        names[spool._committer._log._manifest._descriptor] = "manifest"
+        await fill(spool, [1])
+        await spool.sync()
+        begun = [f"write {FIRST}", f"flush {FIRST}", "flush the directory", "write manifest", "flush manifest"]
+        synced = [f"write {FIRST}", f"flush {FIRST}", f"write {FIRST}"]
+        assert steps == [*begun, *synced]
+        await fill(spool, [2], 4000)
+        steps.clear()
+        await spool.sync()
+        second = FIRST.replace("1", "2")
+        assert steps == [f"flush {FIRST}", *(step.replace(FIRST, second) for step in [*begun, *synced])]
+        steps.clear()
+        await spool.trim(order(1))
+        assert steps == ["write manifest", "flush manifest", f"unlink {FIRST}"]
+        monkeypatch.undo()
 
 
 async def test_nothing_of_a_spool_is_taken_over_before_it_is_durable(
