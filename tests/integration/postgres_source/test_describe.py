@@ -47,6 +47,26 @@ async def test_tables_are_what_a_user_would_copy(database: DatabaseFactory, open
     assert found["public.plain"].size_bytes == 5 * 8192
 
 
+@VERSIONS
+async def test_a_table_that_was_never_analyzed_is_estimated_by_its_size(
+    database: DatabaseFactory, open_source: OpenSource
+) -> None:
+    """Not taken for an empty one, by which a plan would promise nothing to do, and progress be at its end at once."""
+    made = database()
+    made.run(
+        "CREATE TABLE narrow (i int) WITH (autovacuum_enabled = off)",
+        "CREATE TABLE wide (i bigint, t text, at timestamptz, u uuid) WITH (autovacuum_enabled = off)",
+        "CREATE TABLE empty (i int) WITH (autovacuum_enabled = off)",
+        "INSERT INTO narrow SELECT generate_series(1, 100000)",
+        "INSERT INTO wide SELECT n, repeat('x', 30), now(), gen_random_uuid() FROM generate_series(1, 50000) n",
+    )
+    found = await described(await open_source(made))
+
+    assert 50_000 < found["public.narrow"].estimated_rows < 300_000
+    assert 25_000 < found["public.wide"].estimated_rows < 150_000
+    assert found["public.empty"].estimated_rows == 0
+
+
 async def test_describing_stops_nobody(database: DatabaseFactory, open_source: OpenSource) -> None:
     """It lists what there is, before a choice was made: a table that may not be read is nobody's problem yet."""
     made = database()
