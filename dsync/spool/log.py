@@ -72,10 +72,14 @@ class Log:
         manifest = open_manifest(directory, flow)
         try:
             found = recover(directory, manifest, confirmed)
-            log = cls(directory, manifest, found, limit_bytes=limit_bytes, segment_bytes=segment_bytes)
-            log._go_on(found)
         except BaseException:
             manifest.close()
+            raise
+        log = cls(directory, manifest, found, limit_bytes=limit_bytes, segment_bytes=segment_bytes)
+        try:
+            log._go_on(found)
+        except BaseException:
+            log.close()
             raise
         return log
 

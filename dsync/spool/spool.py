@@ -29,6 +29,7 @@ from dsync.spool.manifest_file import mark_removed
 from dsync.spool.records import Frame
 from dsync.spool.recovery import Cut
 from dsync.spool.shared import Shared
+from dsync.spool.tail import memory_bytes_of
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 CACHE_BYTES = 8 * 1024 * 1024
@@ -110,7 +111,7 @@ class Spool:
 
     @property
     def memory_bytes(self) -> int:
-        """Payloads held in memory: at most `cache_bytes`, or one frame where that is larger."""
+        """What frames take in memory, about: at most `cache_bytes`, or one frame where that is larger."""
         return self._shared.tail.kept_bytes
 
     @property
@@ -166,7 +167,7 @@ class Spool:
             )
         tail = self._shared.tail
         while self._committer.full is not None or (
-            tail.has_pending and tail.pending_bytes + record_bytes > self._buffer_bytes
+            tail.has_pending and tail.waiting_bytes + memory_bytes_of(frame) > self._buffer_bytes
         ):
             await self._committer.write()
         self._require_next(order)

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from dsync.spool.layout import RECORD_HEAD_BYTES
 from dsync.spool.records import Frame, Place
 
+# What a frame and a piece cost as objects: without it, frames of a few bytes would take any amount.
+_FRAME_BYTES, _PIECE_BYTES = 512, 64
+
 
 @dataclass(slots=True)
 class Spot:
@@ -28,6 +31,16 @@ class Entry:
         """What it takes on disk."""
         return RECORD_HEAD_BYTES + len(self.frame.order) + self.frame.size_bytes
 
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes in memory, about."""
+        return memory_bytes_of(self.frame)
+
+
+def memory_bytes_of(frame: Frame) -> int:
+    """What a frame takes in memory, about."""
+    return _FRAME_BYTES + _PIECE_BYTES * len(frame.pieces) + frame.size_bytes
+
 
 class Tail:
     """Frames by their number since the spool was made. Those that are written go, the oldest first, beyond a size."""
@@ -38,6 +51,8 @@ class Tail:
         self.last_order = last_order
         self.pending_bytes = 0
         """What the frames that are not written will take on disk."""
+        self.waiting_bytes = 0
+        """What they take in memory."""
         self._cache_bytes = cache_bytes
         self._entries: dict[int, Entry] = {}
         self._first = frames
@@ -48,7 +63,7 @@ class Tail:
 
     @property
     def kept_bytes(self) -> int:
-        """The payloads held in memory."""
+        """What all frames here take in memory."""
         return self._kept_bytes
 
     @property
@@ -62,7 +77,8 @@ class Tail:
         self.end += 1
         self.last_order = frame.order
         self.pending_bytes += entry.record_bytes
-        self._kept_bytes += frame.size_bytes
+        self.waiting_bytes += entry.memory_bytes
+        self._kept_bytes += entry.memory_bytes
         self._shrink()
 
     def pending(self) -> list[Frame]:
@@ -75,6 +91,7 @@ class Tail:
             entry = self._entries[self._written]
             entry.spot.place = place
             self.pending_bytes -= entry.record_bytes
+            self.waiting_bytes -= entry.memory_bytes
             self._written += 1
         self._shrink()
 
@@ -100,7 +117,7 @@ class Tail:
             self._drop_first()
 
     def _drop_first(self) -> None:
-        frame = self._entries.pop(self._first).frame
+        entry = self._entries.pop(self._first)
         self._first += 1
-        self._base_order = frame.order
-        self._kept_bytes -= frame.size_bytes
+        self._base_order = entry.frame.order
+        self._kept_bytes -= entry.memory_bytes

@@ -175,7 +175,7 @@ class Machine(RuleBasedStateMachine):
         assert self.spool.first_order == (kept[0] if kept else b"")
         assert self.spool.last_order == (self.frames[-1][0] if self.frames else b"")
         assert self.spool.size_bytes <= self.limit_bytes
-        assert self.spool.memory_bytes <= max(self.cache_bytes, 9000)
+        assert self.spool.memory_bytes <= max(self.cache_bytes, 10_000)
         assert sum(path.stat().st_size for path in segments(self.directory)) <= self.limit_bytes
 
     def teardown(self) -> None:
