@@ -55,6 +55,8 @@ class _Facts:
     subscriptions: tuple[str, ...]
     settings: int
     """How many roles, or all of them, have settings of their own in this database."""
+    checks: tuple[tuple[str, str, str, str], ...]
+    """Schema and name of a table, a constraint that is checked for each of its rows, a function that it calls."""
     transactions_behind: int
     """How many transactions ago the oldest one that still runs began."""
 
@@ -68,6 +70,23 @@ SELECT (SELECT count(*) FROM pg_event_trigger),
        (SELECT count(*) FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase
         WHERE d.datname = current_database())
 FROM pg_current_snapshot() s
+"""
+
+
+# What the function returns may depend on other tables. A check that is not valid yet is made after the load; those of a
+# partitioned table are named once.
+_CHECKS: LiteralString = """
+SELECT DISTINCT n.nspname::text, c.relname::text, k.conname::text, p.oid::regprocedure::text
+FROM pg_constraint k
+JOIN pg_class c ON c.oid = k.conrelid
+     OR k.contypid <> 0 AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.atttypid = k.contypid)
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_depend d ON d.classid = 'pg_constraint'::regclass AND d.objid = k.oid AND d.refclassid = 'pg_proc'::regclass
+JOIN pg_proc p ON p.oid = d.refobjid
+WHERE k.contype = 'c' AND k.convalidated AND k.conislocal AND c.relkind IN ('r', 'p') AND p.provolatile <> 'i'
+  AND NOT (k.contypid <> 0 AND c.relispartition)
+  AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid AND e.deptype = 'e')
+ORDER BY 1, 2, 3, 4
 """
 
 
@@ -91,6 +110,7 @@ async def check_source(
         *table_findings(chosen),
         *(_own_findings(facts) if not request.namespaces else ()),
         *_unlogged_findings(chosen, facts, whole_database=not request.namespaces),
+        *_order_findings(chosen, facts),
     ]
     if request.peer_db_type == DIALECT:
         choice = await describer.choose_tool(facts.server.major, major_of(request.peer_version))
@@ -149,6 +169,7 @@ def _look(connection: Connection) -> _Facts:
                 sequences=read_sequences(connection) if server.is_standby else {},
                 large_objects=large_objects.read_facts(connection),
                 event_triggers=row[0],
+                checks=tuple(connection.execute(_CHECKS).fetchall()),
                 transactions_behind=row[1],
                 publications=tuple(row[2]),
                 subscriptions=tuple(row[3]),
@@ -270,6 +291,20 @@ def _unlogged_findings(tables: list[TableFacts], facts: _Facts, *, whole_databas
                 sequence.name.namespace,
                 "the sequence is unlogged, so the standby does not know where it stands",
                 _WITHOUT_UNLOGGED,
+            )
+
+
+def _order_findings(tables: list[TableFacts], facts: _Facts) -> Iterator[types.Finding]:
+    names = {table.name for table in tables}
+    for schema, table, constraint, function in facts.checks:
+        name = TableName(schema=schema, name=table)
+        if name in names:
+            yield warn(
+                "check-calls-function",
+                name.namespace,
+                f"constraint {constraint} calls {function}, which is not IMMUTABLE: should it read other tables, which "
+                "arrive at the same time, rows are refused and become dead letters",
+                "write those again with `dsync dead-letters retry`, once everything is there",
             )
 
 

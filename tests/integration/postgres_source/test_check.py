@@ -70,6 +70,32 @@ async def test_what_would_make_a_smaller_copy_stops(database: DatabaseFactory, o
     assert not any(f.severity is STOP for f in (await findings(source, "public.plain")).values())
 
 
+@VERSIONS
+async def test_checks_that_may_read_other_tables_are_named(database: DatabaseFactory, open_source: OpenSource) -> None:
+    """Of a domain too; not one that reads nothing, nor one that is only checked after the load."""
+    made = database()
+    made.run(
+        "CREATE FUNCTION known(i int) RETURNS boolean LANGUAGE sql STABLE AS 'SELECT i > 0'",
+        "CREATE FUNCTION plain(i int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT i > 0'",
+        "CREATE DOMAIN counted AS int CHECK (known(VALUE))",
+        "CREATE TABLE t (i int CONSTRAINT reads CHECK (known(i)), j int CHECK (plain(j) AND j < random() * 1e9))",
+        "CREATE TABLE of_domain (i counted)",
+        "CREATE TABLE later (i int)",
+        "ALTER TABLE later ADD CHECK (known(i)) NOT VALID",
+        "CREATE TABLE whole (i counted, j int CHECK (known(j))) PARTITION BY LIST (j)",
+        "CREATE TABLE part PARTITION OF whole DEFAULT",
+    )
+    source = await open_source(made)
+
+    found = {key: finding for key, finding in (await findings(source)).items() if key[0] == "check-calls-function"}
+
+    assert {name for _, name in found} == {"public.t", "public.of_domain", "public.whole"}
+    finding = found["check-calls-function", "public.t"]
+    assert finding.severity is WARNING
+    assert finding.message.startswith("constraint reads calls public.known(integer), which is not IMMUTABLE")
+    assert not any(code == "check-calls-function" for code, _ in await findings(source, "public.later"))
+
+
 async def test_the_owner_and_who_bypasses_row_security_see_everything(
     database: DatabaseFactory, open_source: OpenSource
 ) -> None:
