@@ -21,6 +21,7 @@ from dsync.spool import (
     remove_spool,
 )
 from dsync.spool.layout import BLOCK_BYTES, RECORD_HEAD_BYTES
+from tests.unit.spool.record import LAST, RECORDED, TRIMMED
 from tests.unit.spool.support import (
     damaged,
     everything,
@@ -350,6 +351,22 @@ async def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     shutil.copy(newer / file, source / file)
     with pytest.raises(SpoolFromTheFutureError, match=f"{file} has spool format 2, this dsync knows 1"):
         await open_spool(source)
+
+
+@pytest.mark.parametrize("version", sorted(path.name for path in RECORDED.iterdir()))
+async def test_what_earlier_versions_wrote_is_read(tmp_path: Path, version: str) -> None:
+    """A flow goes on after an upgrade with what its spool held before."""
+    shutil.copytree(RECORDED / version, tmp_path / "spool")
+    (tmp_path / "spool").chmod(0o700)
+    for path in (tmp_path / "spool").iterdir():
+        path.chmod(0o600)
+    async with await open_spool(tmp_path / "spool", confirmed=order(LAST)) as spool:
+        first = int.from_bytes(spool.first_order, "big")
+        assert first <= TRIMMED + 1
+        assert spool.trimmed_order == order(first - 1) > b"\0"
+        await fill(spool, range(LAST + 1, LAST + 50))
+        await spool.sync()
+    assert await everything(tmp_path / "spool") == expected(range(first, LAST + 50))
 
 
 async def test_a_spool_that_others_may_use_is_refused(tmp_path: Path) -> None:
