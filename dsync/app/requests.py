@@ -97,3 +97,10 @@ class VerifyRequest(EndsRequest):
     show_values: bool = False
     state: str = ""
     parallel: int = 0
+    """Ranges in flight; 0: by the load level."""
+    page_bytes: int = 0
+    """What a page weighs where rows are read; 0: by the load level."""
+    load_level: LoadLevel = "high"
+    memory_limit: int = 512 * MIB
+    retry_for_s: float | None = None
+    """None: as long as a comparison waits by itself."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from dsync.app.ends import Meeting, meet
 from dsync.app.known import existing_store, find_known_flow
-from dsync.app.requests import VerifyRequest, default_parallel
+from dsync.app.requests import VerifyRequest, load_of
 from dsync.coordinator.events import EventHandler
 from dsync.coordinator.plan import choose, row_filters
 from dsync.protocol import namespaces
@@ -68,26 +68,36 @@ async def verify(request: VerifyRequest, emit: EventHandler, *, flow: FlowEnds |
             meeting.source.check_same(flow.run.source_id)
             meeting.sink.check_same(flow.run.sink_ids.get(DEFAULT_SINK, ""))
         chosen = await _choose(meeting, request, flow)
-        parallel = request.parallel or default_parallel()
+        options = options_of(request)
         asked = request.filters or (flow.filters if flow is not None else ())
         selection = request.selection if flow is None or not flow.names else flow.selection
         filters = await row_filters(meeting.source, selection, asked)
         for end, own in ((meeting.source, filters), (meeting.sink, {})):
-            await end.open_session(SessionRequest(role=end.role, parallel=parallel, row_filters=own))
+            await end.open_session(SessionRequest(role=end.role, parallel=options.parallel, row_filters=own))
         with Store.open(request.state or None) as store:
             return await compare(
                 meeting.source.connector,
                 meeting.sink.connector,
                 chosen,
-                VerifyOptions(
-                    quick=request.quick,
-                    max_diffs=request.max_diffs,
-                    show_values=request.show_values,
-                    parallel=parallel,
-                ),
+                options,
                 progress=StoredProgress(store, pair=_pair(meeting), variant=_variant(request, filters)),
                 emit=emit,
             )
+
+
+def options_of(request: VerifyRequest) -> VerifyOptions:
+    """What a request means for a comparison."""
+    load, usual = load_of(request.load_level), VerifyOptions()
+    return VerifyOptions(
+        quick=request.quick,
+        max_diffs=request.max_diffs,
+        show_values=request.show_values,
+        parallel=request.parallel or load.parallel,
+        page_bytes=request.page_bytes or min(load.page_bytes, usual.page_bytes),
+        # Rows that wait are held as objects, which take a few times what they weigh.
+        held_bytes=min(usual.held_bytes, request.memory_limit // 8),
+        retry_for_s=usual.retry_for_s if request.retry_for_s is None else request.retry_for_s,
+    )
 
 
 async def _choose(meeting: Meeting, request: VerifyRequest, flow: FlowEnds | None) -> dict[str, str]:

@@ -47,8 +47,8 @@ def verify(ctx: click.Context, /, ends: tuple[str, ...], **options: Any) -> Answ
     Both may be in use meanwhile: what differs is read again until it settles or persists. A comparison that was
     stopped goes on where it was. Exits 0 where they agree, 4 where they differ.
 
-    Takes the options of `dsync sync`, so that its command line can be used again; what concerns writing alone has
-    no effect here.
+    Takes the options of `dsync sync`, so that its command line can be used again; what concerns writing alone
+    has no effect here, nor has --rate-limit.
     """
     source, sink, flow = _which(ctx, ends, options)
     require_copy_mode(ctx, options["mode"], may_be_missing=True)
@@ -77,6 +77,10 @@ def verify(ctx: click.Context, /, ends: tuple[str, ...], **options: Any) -> Answ
         show_values=options["show_values"],
         state=state,
         parallel=options["parallel"] or 0,
+        page_bytes=options["page_bytes"] or 0,
+        load_level=options["load_level"],
+        retry_for_s=options["retry_for"],
+        **({"memory_limit": options["memory_limit"]} if options["memory_limit"] else {}),
     )
 
     async def compare_and_show(_: object) -> VerifyReport:
