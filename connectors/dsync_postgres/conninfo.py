@@ -108,6 +108,24 @@ class Target:
 
 _REASONS: tuple[tuple[str, type[errors.DsyncError], str, str], ...] = (
     (
+        r"permission denied to start WAL sender|must be superuser or replication role to start walsender",
+        errors.PrivilegeError,
+        "the role may not replicate",
+        "ALTER ROLE … REPLICATION (on managed services grant the replication role), or choose --mode copy",
+    ),
+    (
+        r"exceeds max_wal_senders",
+        errors.ThrottledError,
+        "all WAL senders of the server are in use",
+        "end replication connections that nobody needs, or raise max_wal_senders",
+    ),
+    (
+        r"unsupported (startup )?parameter.*replication|replication.*not supported",
+        errors.UnsupportedError,
+        "what answers there is a pooler that does not pass replication connections on",
+        "give the server's own host and port",
+    ),
+    (
         r"too many (connections|clients)|remaining connection slots",
         errors.ThrottledError,
         "the server has no connection left",

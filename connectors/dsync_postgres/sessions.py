@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import errors as pg
 from psycopg import pq, sql
+from psycopg.conninfo import make_conninfo
 
 from dsync.sdk import errors, types
 from dsync.sdk.paging import PageExchange
@@ -204,8 +205,10 @@ class Sessions:
         side = {types.Role.SOURCE: "source", types.Role.SINK: "sink"}.get(role, "any")
         return f"dsync/{flow}/{side}-"
 
-    async def open(self, role: str) -> Session:
+    async def open(self, role: str, *, replication: bool = False) -> Session:
         """Return a new session beside the pool, which the caller closes.
+
+        With `replication` it takes the replication commands of a logical WAL sender too, and no parameters.
 
         Raises:
             ServerUnavailableError: nothing answered within 10 s.
@@ -214,7 +217,7 @@ class Sessions:
         """
         name = self.application_name(role)
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._executor, _connect, self.target, name)
+        future = loop.run_in_executor(self._executor, _connect, self.target, name, replication)
         try:
             # A host name may have several addresses, and resolving it is not under the driver's limit.
             async with asyncio.timeout(CONNECT_LIMIT_S):
@@ -375,11 +378,14 @@ def snapshot_lost() -> errors.SnapshotLostError:
     )
 
 
-def _connect(target: Target, application_name: str) -> Connection:
+def _connect(target: Target, application_name: str, replication: bool) -> Connection:
+    where = target.conninfo
+    if replication:
+        where = make_conninfo(where, replication="database")
     try:
         # Without prepared statements: they outlive what they were planned for, and poolers lose them.
         with minding_files(f"connecting to {target}"):
-            connection: Connection = psycopg.connect(target.conninfo, autocommit=True, prepare_threshold=None)
+            connection: Connection = psycopg.connect(where, autocommit=True, prepare_threshold=None)
     except psycopg.Error as exc:
         # libpq has no word for a socket that it could not have.
         _require_files(f"connecting to {target}")

@@ -10,7 +10,7 @@ import msgpack
 
 from dsync.sdk import errors, failpoint
 from dsync_postgres.identity import Identity
-from dsync_postgres.sessions import Connection, Session, Sessions
+from dsync_postgres.sessions import Connection, Session, Sessions, begin_reading
 
 _VERSION = 1
 _HEARTBEAT_S = 15.0
@@ -80,11 +80,19 @@ class Holder:
         self._heartbeat = asyncio.create_task(self._beat())
 
     @classmethod
-    async def open(cls, sessions: Sessions, identity: Identity, lineage: bytes = b"") -> Holder:
-        """Take a snapshot and hold it; without a lineage it begins one."""
+    async def open(
+        cls, sessions: Sessions, identity: Identity, lineage: bytes = b"", *, imported: str = "", position: int = 0
+    ) -> Holder:
+        """Take a snapshot and hold it; without a lineage it begins one.
+
+        `imported` names one that another session has exported, a slot's, to be held in place of a new one; its
+        `position` is the slot's.
+        """
         session = await sessions.open("holder")
         try:
-            name, text, position = await session.run("exporting a snapshot", _export)
+            name, text, current = await session.run(
+                "exporting a snapshot", lambda connection: _export(connection, imported)
+            )
             failpoint("source.after_snapshot")
         except BaseException:
             await asyncio.shield(session.close())
@@ -95,7 +103,7 @@ class Holder:
             lineage=lineage or secrets.token_bytes(_LINEAGE_BYTES),
             name=name,
             text=text,
-            position=position,
+            position=position if imported else current,
         )
         return cls(session, snapshot)
 
@@ -121,9 +129,9 @@ class Holder:
         await self._session.close()
 
 
-def _export(connection: Connection) -> tuple[str, str, int]:
+def _export(connection: Connection, imported: str) -> tuple[str, str, int]:
     """Begin the holder's transaction. Functions only: a table, even of the catalogue, would be locked to its end."""
-    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    begin_reading(connection, imported)
     row = connection.execute("SELECT pg_export_snapshot(), pg_current_snapshot()::text").fetchone()
     assert row is not None, "a SELECT without FROM gives one row"
     return row[0], row[1], current_position(connection)
