@@ -16,7 +16,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg import errors as pg
@@ -70,6 +70,16 @@ _LINE = {
 }
 # Without it a CREATE INDEX runs on, and commits, after its client was killed.
 _CHECK_CLIENT = b"SET client_connection_check_interval = '5s'"
+
+
+# A database without an encoding holds bytes: whatever is not valid UTF-8 would be refused on its way out or in.
+AS_BYTES: LiteralString = "SET LOCAL client_encoding = 'SQL_ASCII'"
+"""For the transaction of a COPY out of such a database or into one."""
+
+
+def keeps_bytes(connection: Connection) -> bool:
+    """Whether the database has no encoding (SQL_ASCII), and so passes text on as the bytes that it got."""
+    return connection.info.parameter_status("server_encoding") == "SQL_ASCII"
 
 
 class Session:

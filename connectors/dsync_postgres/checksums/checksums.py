@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import psycopg
 from psycopg import sql
 
 from dsync.sdk import errors, types
@@ -29,7 +30,7 @@ from dsync_postgres.checksums.statements import (
 from dsync_postgres.identity import read_identity
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.relation import find_relation
-from dsync_postgres.sessions import Connection, Session, Sessions
+from dsync_postgres.sessions import AS_BYTES, Connection, Session, Sessions, keeps_bytes
 from dsync_postgres.source.snapshots import Snapshot, current_position
 
 _HASH_BYTES = 16
@@ -147,7 +148,8 @@ class Checksums:
         return HashedRows(relation=relation, hashing=hashing, request=request)
 
     def _hashing(self, connection: Connection, algorithm: str) -> Hashing:
-        is_utf8 = connection.info.parameter_status("server_encoding") == "UTF8"
+        # Bytes without an encoding are compared as they are: nothing can convert them.
+        is_utf8 = connection.info.parameter_status("server_encoding") in ("UTF8", "SQL_ASCII")
         if algorithm in ("", MD5):
             return Hashing(algorithm=MD5, is_utf8=is_utf8)
         if algorithm != HASHTEXT:
@@ -174,7 +176,13 @@ _FETCH = sql.SQL("FETCH FORWARD {} FROM hashes").format(sql.Literal(_BATCH_ROWS)
 
 
 def _fetch_keyed(connection: Connection) -> list[types.RowHash]:
-    result = connection.execute(_FETCH).pgresult
+    try:
+        result = connection.execute(_FETCH).pgresult
+    except psycopg.errors.CharacterNotInRepertoire as exc:
+        raise errors.UnsupportedError(
+            "reading row hashes: tables differ, and a key holds text that is not UTF-8, in a database without an "
+            "encoding (SQL_ASCII), so rows cannot be named; compare counts (--quick), or convert the text"
+        ) from exc
     assert result is not None, "FETCH gives a result"
     value = result.get_value
     columns = range(2, result.nfields)
@@ -204,6 +212,8 @@ def _read_rows(connection: Connection, relation: Relation, request: types.RowsRe
     """Through COPY, which hands out one row at a time and each value as the type itself writes it."""
     columns = sql.SQL(", ").join(map(sql.Identifier, (*request.key, *request.columns)))
     firsts = sorted((key[:1] for key in request.keys), key=lambda first: int(first[0])) if _is_large(relation) else [()]
+    if keeps_bytes(connection):
+        connection.execute(AS_BYTES)
     query = sql.SQL("COPY (SELECT {} FROM {} WHERE {} AND {} AND {}) TO STDOUT").format(
         columns,
         relation.within(firsts[0], firsts[-1]),
@@ -214,7 +224,8 @@ def _read_rows(connection: Connection, relation: Relation, request: types.RowsRe
     rows: list[types.TextRow] = []
     size_bytes = 0
     with connection.cursor() as cursor, cursor.copy(query) as copy:
-        for row in copy.rows():
+        for values in copy.rows():
+            row = tuple(_shown(value) if isinstance(value, bytes) else value for value in values)
             size_bytes += sum(len(value) for value in row if value is not None)
             if rows and size_bytes > _ROWS_BYTES:
                 raise errors.CapacityError(
@@ -223,6 +234,14 @@ def _read_rows(connection: Connection, relation: Relation, request: types.RowsRe
                 )
             rows.append(row)
     return rows
+
+
+def _shown(value: bytes) -> str:
+    """Text of a database without an encoding: what is not UTF-8 as its bytes, behind a character that says so."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return f"\N{REPLACEMENT CHARACTER}\\x{value.hex()}"
 
 
 def _changed_since(connection: Connection, relation: Relation, snapshot: bytes) -> sql.Composable:

@@ -119,6 +119,10 @@ def _run(connection: Blocking, statement: Statement, *, may_exist: bool) -> Find
     return None
 
 
+# untranslatable_character, character_not_in_repertoire
+_NO_SUCH_CHARACTER = ("22P05", "22021")
+
+
 def _is_about_values(exc: psycopg.Error) -> bool:
     """A range over 1e130000 overflows what ANALYZE computes with; so may any function in an expression."""
     return isinstance(translate(exc, "computing statistics"), errors.RecordError)
@@ -139,6 +143,11 @@ def refusal(exc: psycopg.Error, statement: Statement) -> errors.DsyncError:
     error = translate(exc, operation)
     if not isinstance(error, errors.RecordError):
         return error
+    if exc.sqlstate in _NO_SUCH_CHARACTER:
+        return StatementError(
+            f"{operation}: {describe(exc)}; the sink's encoding lacks a character of its name or definition. Create "
+            "the sink with ENCODING 'UTF8' or that of the source"
+        )
     # Not one page's record: all rows are there, and they or the definition do not go together.
     return StatementError(
         f"{operation}: {describe(exc)}; the rows at the sink do not satisfy it, or it cannot be evaluated there"

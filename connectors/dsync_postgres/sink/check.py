@@ -144,11 +144,12 @@ def _privileges(connection: Connection, facts: _Facts) -> Iterator[Finding]:
 
 def _encoding(facts: _Facts) -> Iterator[Finding]:
     if facts.encoding == "SQL_ASCII":
-        yield stop(
+        yield warn(
             "sql-ascii",
             facts.database,
-            "its encoding is SQL_ASCII: the server takes any bytes and converts nothing, so text may become unreadable",
-            "create the database with ENCODING 'UTF8'",
+            "its encoding is SQL_ASCII: the server takes any bytes and converts nothing; only what comes from another "
+            "database in SQL_ASCII stays what it was",
+            "create the database with the source's encoding",
         )
 
 

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import psycopg
 from psycopg import sql
 
 from dsync.sdk import errors, failpoint, types
@@ -39,6 +40,7 @@ from dsync_postgres.sink.stored import read_prepared, save_prepared
 from dsync_postgres.sink.targets import TargetTable, may_be_replica, read_targets
 from dsync_postgres.sink.triggers import plan_asides
 
+_DIALECT = "postgres"
 _ABOUT_EXISTING = frozenset({"object-exists", "existing-table-kept"})
 # All flows of a database: of two that find one table empty the second has to see the first one's claim. And whoever
 # repeats a call that is still being carried out waits for its result.
@@ -139,6 +141,7 @@ class _Outline:
         has_ledger: bool = True,
     ) -> None:
         self._connection = connection
+        _require_names(connection, [item.target for item in request.mappings])
         self._definition = Definition.decode(request.description.definition)
         self._claims = read_claims(connection, request.flow) if has_ledger else {}
         self._large = large_objects.plan_load(
@@ -212,8 +215,8 @@ class _Outline:
             # What an earlier run of this flow has made is there already, and that is no news.
             known = _ABOUT_EXISTING if self.has_claims else frozenset()
             yield from (finding for finding in self.schema.findings if finding.code not in known)
-        if self._definition.facts:
-            yield from _about_encodings(_source_facts(self._definition), self._connection)
+        encoding = _source_facts(self._definition).encoding if self._definition.facts else ""
+        yield from _about_encodings(encoding, self._connection, self._request)
         for load in self.loads:
             yield from load.fit.findings
             if load.fit.page_type is not fitting.BINARY:
@@ -365,19 +368,62 @@ class _Outline:
             yield from map(_shown, self.schema.pre_data)
 
 
-def _about_encodings(source: SourceFacts, connection: Connection) -> Iterator[Finding]:
+def _require_names(connection: Connection, names: Sequence[str]) -> None:
+    """Raise PermanentError where the sink's encoding lacks a character of a name, which no statement could say."""
+    some = list(names)
+    while some:
+        try:
+            with connection.transaction():
+                connection.execute("SELECT %s::text[]", [some])
+        except psycopg.errors.UntranslatableCharacter as exc:
+            if len(some) == 1:
+                raise errors.PermanentError(
+                    f"preparing {some[0]}: the sink's encoding, {read_server(connection).encoding}, lacks a character "
+                    "of its name; create the sink with ENCODING 'UTF8' or that of the source, or leave that out "
+                    "(--exclude)"
+                ) from exc
+            half = len(some) // 2
+            _require_names(connection, some[:half])
+            some = some[half:]
+        else:
+            return
+
+
+def _about_encodings(source: str, connection: Connection, request: types.PrepareRequest) -> Iterator[Finding]:
+    """What becomes of text; `source` is empty where the source has not said its encoding (no schema was asked for)."""
     sink = read_server(connection)
-    if source.encoding == sink.encoding:
+    if request.description.dialect != _DIALECT or source == sink.encoding:
         return
-    # Bytes of SQL_ASCII are in no known encoding: nothing can convert them, and nothing would complain.
-    make = stop if "SQL_ASCII" in (source.encoding, sink.encoding) else warn
-    yield make(
-        "encoding-differs",
-        sink.database,
-        f"the source is encoded in {source.encoding}, the sink in {sink.encoding}; rows with characters that the sink "
-        "lacks are refused",
-        f"create the sink with ENCODING '{source.encoding}' TEMPLATE template0",
-    )
+    create = f"create the sink with ENCODING '{source}' TEMPLATE template0"
+    if sink.encoding == "SQL_ASCII":
+        # It gets UTF-8 from any other, whatever applications expect there; and nothing would complain.
+        yield stop(
+            "encoding-differs",
+            sink.database,
+            "the sink has no encoding (SQL_ASCII), so it can take the text of a source alone that has none either; "
+            + (
+                f"the source is encoded in {source}" if source else "with --schema none nobody says what the source has"
+            ),
+            create if source else "create the sink with the source's encoding, or leave out --schema none",
+        )
+    elif source == "SQL_ASCII":
+        # Nothing can convert its bytes. Those that are valid UTF-8 may be meant so; the sink refuses all others.
+        make = warn if request.allow_lossy else stop
+        yield make(
+            "encoding-differs",
+            sink.database,
+            f"the source has no encoding (SQL_ASCII), the sink is in {sink.encoding}: text is taken for UTF-8, rows "
+            "where it is something else are refused",
+            f"{create}; or, if all text is meant as UTF-8, --allow-lossy",
+        )
+    elif source:
+        yield warn(
+            "encoding-differs",
+            sink.database,
+            f"the source is encoded in {source}, the sink in {sink.encoding}; rows with characters that the sink lacks "
+            "are refused",
+            create,
+        )
 
 
 def _source_facts(definition: Definition) -> SourceFacts:

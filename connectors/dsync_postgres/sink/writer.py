@@ -15,6 +15,7 @@ from psycopg import pq, sql
 
 from dsync.sdk import errors, failpoint, types
 from dsync_postgres.errors import describe, lost_in_function, translate
+from dsync_postgres.sessions import AS_BYTES, keeps_bytes
 from dsync_postgres.sink import wire
 from dsync_postgres.sink.claims import claimed_kind
 from dsync_postgres.sink.ledger import Guard, standing
@@ -137,7 +138,10 @@ def _is_written(connection: Connection, load: Load) -> bool:
 def _insert(connection: Connection, load: Load) -> int:
     _require_end(load)
     rows = wire.copy_in(
-        connection, [*_beginning(load), load.copy_into(load.table.identifier)], load.body, check=_ledger_check(load)
+        connection,
+        [*_beginning(connection, load), load.copy_into(load.table.identifier)],
+        load.body,
+        check=_ledger_check(load),
     )
     _require_count(connection, load, rows)
     failpoint("sink.before_commit")
@@ -181,7 +185,7 @@ def _through(connection: Connection, load: Load, stages: Stages, plan: StagePlan
     # The stage is made before the role changes: nothing about it needs that.
     rows = wire.copy_in(
         connection,
-        [*_beginning(load), *plan.statements, load.copy_into(plan.identifier)],
+        [*_beginning(connection, load), *plan.statements, load.copy_into(plan.identifier)],
         load.body,
         check=_ledger_check(load),
     )
@@ -200,13 +204,15 @@ def _move_only(connection: Connection, load: Load) -> int:
     return 0
 
 
-def _beginning(load: Load) -> list[sql.Composable]:
+def _beginning(connection: Connection, load: Load) -> list[sql.Composable]:
     statements: list[sql.Composable] = [_BEGIN]
     # First of all the ledger: its answer is the result that the check finds at this place.
     if load.guard is not None:
         statements.append(load.guard.look)
     if load.as_replica:
         statements.append(_AS_REPLICA)
+    if keeps_bytes(connection):
+        statements.append(sql.SQL(AS_BYTES))
     return statements
 
 

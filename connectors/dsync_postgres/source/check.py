@@ -195,8 +195,10 @@ def _server_findings(server: ServerFacts) -> Iterator[types.Finding]:
         yield warn(
             "sql-ascii",
             server.database,
-            "the database does not know the encoding of its text; a sink refuses what is not valid there",
-            "find out what encoding it is, and convert what is not",
+            "the database does not know the encoding of its text: into another one in SQL_ASCII it is copied byte by "
+            "byte, nowhere else would anybody know how to read it",
+            "create the sink with ENCODING 'SQL_ASCII' TEMPLATE template0; or find out what encoding the text is in, "
+            "convert what is not UTF-8, and use --allow-lossy: a sink in any encoding then refuses rows that are not",
         )
     if server.is_standby:
         yield info(

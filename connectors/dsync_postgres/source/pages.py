@@ -17,7 +17,7 @@ from psycopg import pq, sql
 
 from dsync.sdk import errors, failpoint
 from dsync_postgres.errors import translate
-from dsync_postgres.sessions import Connection, begin_reading, snapshot_lost
+from dsync_postgres.sessions import AS_BYTES, Connection, begin_reading, keeps_bytes, snapshot_lost
 from dsync_postgres.source.copyout import HEADER_BYTES, CopyResult, columns_of, run_copy, values
 from dsync_postgres.source.cursors import PageCursor, PartitionCursor, Tid
 from dsync_postgres.source.planned import PlannedTable
@@ -56,8 +56,12 @@ class PageRead:
         partition: PartitionCursor,
         snapshot_name: str,
         limits: Limits,
+        *,
+        as_documents: bool = False,
     ) -> None:
         self._connection = connection
+        # The text of a document is UTF-8, which the server has to see to.
+        self._as_bytes = keeps_bytes(connection) and not as_documents
         self._reader = reader
         self._table = reader.table
         self._partition = partition
@@ -144,6 +148,7 @@ class PageRead:
             b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self._snapshot_name)).as_bytes(self._connection),
             *_SETTINGS,
+            *([AS_BYTES.encode()] if self._as_bytes else []),
             self._reader.copy(start, end, guard_bytes=guard_bytes),
             self._check(end),
             f"SELECT * {self._reader.source} LIMIT 0".encode(),
@@ -270,6 +275,12 @@ class PageRead:
             return snapshot_lost()
         if isinstance(exc, _CHANGES):
             return changed(self._table, "it was dropped, renamed or altered")
+        if isinstance(exc, pg.CharacterNotInRepertoire):
+            return errors.UnsupportedError(
+                f"reading {self._table.name}: it holds text that is not UTF-8, in a database without an encoding "
+                "(SQL_ASCII), and documents hold no other; convert the text, or copy into a PostgreSQL database in "
+                "SQL_ASCII"
+            )
         if isinstance(exc, pg.ProgramLimitExceeded | pg.OutOfMemory) or "alloc request size" in str(exc):
             return errors.CapacityError(
                 f"reading {self._table.name}: the server cannot put a row together, which takes more than 1 GB; find "

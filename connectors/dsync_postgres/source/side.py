@@ -257,7 +257,7 @@ class SourceSide:
         page_bytes = max(1, limits.page_bytes // _DOCUMENT_RATIO)
         while True:
             asked = Limits(page_bytes=page_bytes, max_bytes=limits.max_bytes)
-            copied = PageRead(connection, reader, partition, plan.snapshot.name, asked).read(cursor)
+            copied = PageRead(connection, reader, partition, plan.snapshot.name, asked, as_documents=True).read(cursor)
             body, rows = encoder.encode_copy_binary(copied.body)
             if len(body) <= limits.max_bytes:
                 return CopiedPage(body=body, rows=rows, next_cursor=copied.next_cursor)
