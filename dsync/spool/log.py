@@ -47,12 +47,9 @@ class Standing:
 class Log:
     """The files of one spool, held by this process. To be used by one thread at a time."""
 
-    def __init__(
-        self, directory: Path, manifest: ManifestFile, found: Recovered, *, limit_bytes: int, segment_bytes: int
-    ) -> None:
+    def __init__(self, directory: Path, manifest: ManifestFile, found: Recovered, *, segment_bytes: int) -> None:
         self._directory = directory
         self._manifest = manifest
-        self._limit_bytes = limit_bytes
         self._segment_bytes = segment_bytes
         self._seed = seed_of(manifest.current.spool_id)
         self._segments = list(found.segments)
@@ -64,7 +61,7 @@ class Log:
         self.cut: Cut | None = found.cut
 
     @classmethod
-    def open(cls, directory: Path, *, flow: str, limit_bytes: int, segment_bytes: int, confirmed: bytes) -> Log:
+    def open(cls, directory: Path, *, flow: str, segment_bytes: int, confirmed: bytes) -> Log:
         """What is in a directory that this process holds; a new log where there is nothing.
 
         Raises what `recover` and `open_manifest` do.
@@ -75,7 +72,7 @@ class Log:
         except BaseException:
             manifest.close()
             raise
-        log = cls(directory, manifest, found, limit_bytes=limit_bytes, segment_bytes=segment_bytes)
+        log = cls(directory, manifest, found, segment_bytes=segment_bytes)
         try:
             log._go_on(found)
         except BaseException:
@@ -249,8 +246,6 @@ class Log:
             payload_sum=0,
             seed=self._seed,
         )
-        if sum(segment.size_bytes for segment in self._segments) + len(head) > self._limit_bytes:
-            return
         start = self._end.offset
         _, error = files.write_all(self._descriptor, [head], start)
         if error is not None:

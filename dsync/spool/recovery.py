@@ -94,9 +94,13 @@ def _present(directory: Path, manifest: ManifestFile) -> list[int]:
     numbers = [number for number in there if number >= now.first]
     made = max(now.last, now.first - 1)
     if numbers and numbers[-1] == made + 1:
-        path = files.segment_path(directory, numbers[-1])
         # It was not announced, so nothing in it can have been confirmed: a crash came in between.
-        if path.stat().st_size <= BLOCK_BYTES:
+        path = files.segment_path(directory, numbers[-1])
+        with opened(path) as descriptor:
+            block = os.pread(descriptor, BLOCK_BYTES, 0)
+        try:
+            SegmentHeader.decode(block, what=str(path))
+        except DamagedError:
             path.unlink()
             numbers.pop()
     for number in range(now.first, max([made, *numbers]) + 1):

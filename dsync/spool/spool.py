@@ -81,9 +81,7 @@ class Spool:
         segment_bytes = max(min(segment_bytes, limit_bytes // 4), _SMALLEST_SEGMENT_BYTES)
 
         def blocking() -> Spool:
-            hold, log = _open(
-                directory, flow=flow, limit_bytes=limit_bytes, segment_bytes=segment_bytes, confirmed=confirmed
-            )
+            hold, log = _open(directory, flow=flow, segment_bytes=segment_bytes, confirmed=confirmed)
             return cls(
                 directory, hold, log, limit_bytes=limit_bytes, segment_bytes=segment_bytes, cache_bytes=cache_bytes
             )
@@ -299,7 +297,7 @@ class Spool:
         return self._shared.standing.size_bytes + self._with_headers(waiting_bytes) <= self.limit_bytes
 
     def _with_headers(self, records_bytes: int) -> int:
-        """What so many bytes of records can take at most: two segments in a row hold more than one may."""
+        """What so many bytes of records can take at most, with a mark: two segments in a row hold more than one may."""
         return records_bytes + BLOCK_BYTES * (3 + 2 * records_bytes // self._segment_bytes)
 
     def _require_possible(self, record_bytes: int) -> None:
@@ -338,14 +336,12 @@ async def remove_spool(directory: Path) -> None:
     await asyncio.to_thread(blocking)
 
 
-def _open(directory: Path, *, flow: str, limit_bytes: int, segment_bytes: int, confirmed: bytes) -> tuple[Hold, Log]:
+def _open(directory: Path, *, flow: str, segment_bytes: int, confirmed: bytes) -> tuple[Hold, Log]:
     files.make_directory(directory)
     hold = Hold(directory)
     try:
         with files.translated(f"opening the spool {directory}"):
-            log = Log.open(
-                directory, flow=flow, limit_bytes=limit_bytes, segment_bytes=segment_bytes, confirmed=confirmed
-            )
+            log = Log.open(directory, flow=flow, segment_bytes=segment_bytes, confirmed=confirmed)
     except BaseException:
         hold.release()
         raise

@@ -195,6 +195,19 @@ async def test_a_reader_that_was_overtaken_reads_on_from_the_disk(tmp_path: Path
             assert (await anext(waiter)).order == order(3)
 
 
+async def test_a_careful_reader_reads_what_left_memory_before_it_was_durable(tmp_path: Path) -> None:
+    """It began at a frame that was in memory only, and is given it from the disk."""
+    async with await open_spool(tmp_path / "spool", cache_bytes=0) as spool:
+        await fill(spool, [1])
+        reader = asyncio.ensure_future(take(spool, 2, durable_only=True))
+        await asyncio.sleep(0)
+        await fill(spool, [2, 3])
+        assert spool.memory_bytes < 1000
+        assert not reader.done()
+        await spool.sync()
+        assert [frame.payload() for frame in await reader] == [payload(1), payload(2)]
+
+
 async def test_a_slow_reader_costs_no_memory(tmp_path: Path) -> None:
     """However far it is behind, the writer keeps no more than the cache; no file stays open for readers."""
     async with await open_spool(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dsync.spool import SpoolBrokenError, SpoolFullError, SpoolTrimmedError, files, following
-from dsync.spool.layout import BLOCK_BYTES
+from dsync.spool import FrameTooLargeError, SpoolBrokenError, SpoolFullError, SpoolTrimmedError, files, following
+from dsync.spool.layout import BLOCK_BYTES, MAX_ORDER_BYTES, RECORD_HEAD_BYTES
 from dsync.spool.spool import Spool
 from tests.support.waiting import wait_for, wait_for_async
 from tests.unit.spool.conftest import SmallDisk
@@ -82,13 +82,17 @@ async def test_room_for_the_largest_frame_comes_when_everything_is_trimmed(
         await spool.sync()
         if trimmed_before:
             await spool.trim(order(1))
+            # Alone it was not worth beginning another segment.
             assert spool.frames == 1
-        largest = 100_000 - 3000 - 3 * BLOCK_BYTES - 2 * 8 * BLOCK_BYTES // 2
-        await fill(spool, [2], 50_000)
-        await spool.sync()
+        largest = 100_000 - 10 * BLOCK_BYTES - RECORD_HEAD_BYTES - MAX_ORDER_BYTES
+        with pytest.raises(FrameTooLargeError):
+            await spool.room(largest + 1)
+        with pytest.raises(SpoolFullError):
+            await fill(spool, [3], largest + MAX_ORDER_BYTES - 4)
         waiting = asyncio.ensure_future(spool.room(largest))
         await asyncio.sleep(0)
-        await spool.trim(order(2))
+        if not trimmed_before:
+            await spool.trim(order(1))
         await asyncio.wait_for(waiting, 10)
         await fill(spool, [3], largest)
         await spool.sync()

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dsync.spool import Spool, SpoolFullError, SpoolTrimmedError, files
+from dsync.failpoints import failpoint
+from dsync.spool import Spool, SpoolFullError, SpoolTrimmedError, files, log
 from tests.unit.spool.support import order, payload, segments, take
 
 T = TypeVar("T")
@@ -34,14 +35,15 @@ class Machine(RuleBasedStateMachine):
         self.frames: list[tuple[bytes, bytes]] = []
         self.durable = 0
         self.trimmed = b""
-        self.disk: dict[int, int] = {}
+        self.disk: dict[str, int] = {}
         """By file: how much of it the disk has for certain. What the spool believes plays no part."""
         self.flush = files.flush
         files.flush = self.flush_and_note
 
     def flush_and_note(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
-        self.disk[status.st_ino] = status.st_size
+        names = {path.stat().st_ino: path.name for path in self.directory.iterdir()}
+        self.disk[names[status.st_ino]] = status.st_size
 
     def do(self, work: Callable[[], Awaitable[T]]) -> T:
         async def wrapped() -> T:
@@ -78,6 +80,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 12), size_bytes=st.sampled_from([0, 1, 50, 400, 3000, 9000]), step=st.integers(1, 3))
     def append(self, count: int, size_bytes: int, step: int) -> None:
+        self.append_some(count, size_bytes, step)
+
+    def append_some(self, count: int, size_bytes: int, step: int) -> None:
         async def work() -> None:
             for _ in range(count):
                 number = int.from_bytes(self.spool.last_order, "big") + step
@@ -135,16 +140,55 @@ class Machine(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 1 << 32), behind=st.sampled_from(_BEHIND))
     def lose_power(self, seed: int, behind: str) -> None:
-        """Of each file, the disk has what was flushed, and of the rest anything."""
-        chance = random.Random(seed)
-        copy = self.root / str(int(self.directory.name) + 1)
+        """While nothing is being written."""
         # A copy takes time, in which nothing may change.
         self.do(self.spool._committer.settled)
+        copy = self.copy_to_next()
+        self.come_back(copy, dict(self.disk), random.Random(seed), behind)
+
+    @rule(
+        seed=st.integers(0, 1 << 32),
+        behind=st.sampled_from(_BEHIND),
+        steps=st.integers(1, 15),
+        size_bytes=st.sampled_from([50, 1500, 9000]),
+    )
+    def lose_power_at_a_step(self, seed: int, behind: str, steps: int, size_bytes: int) -> None:
+        """In the midst of writing, flushing, beginning a segment or trimming."""
+        self.do(self.spool._committer.settled)
+        durable = self.durable
+        taken: list[tuple[Path, dict[str, int]]] = []
+
+        def reached(name: str) -> None:
+            nonlocal steps
+            steps -= 1
+            if steps == 0:
+                taken.append((self.copy_to_next(), dict(self.disk)))
+
+        log.failpoint = reached
+        try:
+            self.append_some(3, size_bytes, 1)
+            self.do(self.spool.sync)
+            upto = self.frames[len(self.frames) // 2][0] if self.frames else b""
+            self.trimmed = max(self.trimmed, upto)
+            self.do(lambda: self.spool.trim(upto))
+        finally:
+            log.failpoint = failpoint
+        if taken:
+            self.durable = durable
+            self.come_back(*taken[0], random.Random(seed), behind)
+        else:
+            self.durable = len(self.frames)
+
+    def copy_to_next(self) -> Path:
+        copy = self.root / str(int(self.directory.name) + 1)
         shutil.copytree(self.directory, copy)
-        disk = dict(self.disk)
-        for path in segments(self.directory):
-            certain = disk.get(path.stat().st_ino, 0)
-            data = bytearray((copy / path.name).read_bytes())
+        return copy
+
+    def come_back(self, copy: Path, disk: dict[str, int], chance: random.Random, behind: str) -> None:
+        """Go on with a copy: of each file, the disk has what was flushed, and of the rest anything."""
+        for path in segments(copy):
+            certain = disk.get(path.name, 0)
+            data = bytearray(path.read_bytes())
             assert certain <= len(data)
             if certain == len(data):
                 continue
@@ -159,11 +203,10 @@ class Machine(RuleBasedStateMachine):
                 data.extend(bytes(chance.randint(0, 5000)))
             elif behind == "garbage":
                 data.extend(chance.randbytes(chance.randint(0, 5000)))
-            (copy / path.name).write_bytes(data)
+            path.write_bytes(data)
         self.do(self.spool.close)
         self.directory = copy
-        # Where the copy's files are flushed from now on is another file.
-        self.disk = {path.stat().st_ino: path.stat().st_size for path in segments(copy)}
+        self.disk = {path.name: path.stat().st_size for path in segments(copy)}
         self.open()
 
     @invariant()

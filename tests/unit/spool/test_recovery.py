@@ -278,15 +278,21 @@ async def test_the_first_segment_goes_on_from_what_was_trimmed(tmp_path: Path) -
         await open_spool(source)
 
 
-async def test_a_segment_half_made_is_removed(tmp_path: Path) -> None:
+async def test_a_segment_half_made_does_no_harm(tmp_path: Path) -> None:
     """The crash came before the manifest spoke of it: with any part of its header, or all of it."""
     source = await make(tmp_path / "spool", range(1, 30))
-    header = segments(source)[-1].read_bytes()[:BLOCK_BYTES]
-    new = f"{len(segments(source)) + 1:012d}.spool"
-    for length in (0, 1, 100, BLOCK_BYTES - 1, BLOCK_BYTES):
+    shutil.copytree(source, tmp_path / "further")
+    async with await open_spool(tmp_path / "further") as spool:
+        await fill(spool, [30], 4000)
+        await spool.sync()
+    new = segments(tmp_path / "further")[-1]
+    header = new.read_bytes()[:BLOCK_BYTES]
+    parts = [header[:length] for length in (0, 1, 100, BLOCK_BYTES - 1, BLOCK_BYTES)]
+    for part in [*parts, *(part.ljust(5000, b"\0") for part in parts)]:
         copy = damaged(source, tmp_path / "copy", FIRST, lambda _: None)
-        (copy / new).write_bytes(header[:length])
-        (copy / new).chmod(0o600)
+        assert not (copy / new.name).exists()
+        (copy / new.name).write_bytes(part)
+        (copy / new.name).chmod(0o600)
         assert await everything(copy, confirmed=order(29)) == expected(range(1, 30))
         async with await open_spool(copy) as spool:
             await fill(spool, range(30, 60))
