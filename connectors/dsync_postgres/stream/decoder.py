@@ -56,6 +56,7 @@ _u32 = struct.Struct(">I").unpack_from
 _u16 = struct.Struct(">H").unpack_from
 
 _NEW, _OLD_KEY, _OLD_FULL = ord("N"), ord("K"), ord("O")
+_OLD = frozenset((_OLD_KEY, _OLD_FULL))
 _CASCADE, _RESTART_IDENTITY = 1, 2
 _CHANGES = frozenset((INSERT, UPDATE, DELETE))
 _VALUES = frozenset((TEXT, BINARY))
@@ -129,29 +130,32 @@ class Decoder:
         if known is None or known[0] is not relation:
             known = self._plans[oid] = (relation, _Walk(relation))
         walk = known[1]
-        p += 4
-        mark = data[p]
+        record = data[p + 4 :]
+        size = len(record)
+        mark = record[0]
         if mark == _NEW and kind != DELETE:
-            new, end = walk.read(data, p + 1)
-            if end != len(data):
+            new = walk.read(record, 1)
+            if new.end != size:
                 raise malformed("it is longer than its columns")
-            return Change(kind, relation, xid, None, walk.require_key(new), False)
-        if mark not in (_OLD_KEY, _OLD_FULL) or kind == INSERT:
+            if new.has_unchanged:
+                new = walk.require_key(new)
+            return Change(kind, relation, xid, record, None, new, False)
+        if mark not in _OLD or kind == INSERT:
             raise malformed("it has no row where one should be")
-        old, p = walk.read(data, p + 1)
+        old = walk.read(record, 1)
         if old.has_unchanged:
             raise malformed("the row before the change lacks values")
         is_full = mark == _OLD_FULL
         if kind == DELETE:
-            if p != len(data):
+            if old.end != size:
                 raise malformed("it is longer than its columns")
-            return Change(kind, relation, xid, old, None, is_full)
-        if data[p] != _NEW:
+            return Change(kind, relation, xid, record, old, None, is_full)
+        if record[old.end] != _NEW:
             raise malformed("it has no row where one should be")
-        new, p = walk.read(data, p + 1)
-        if p != len(data):
+        new = walk.read(record, old.end + 1)
+        if new.end != size:
             raise malformed("it is longer than its columns")
-        return Change(kind, relation, xid, old, walk.require_key(new, old), is_full)
+        return Change(kind, relation, xid, record, old, walk.require_key(new, old), is_full)
 
     def _read_relation(self, data: bytes, p: int, xid: int) -> RelationNews:
         (oid,) = _RELATION_ID.unpack_from(data, p)
@@ -220,8 +224,8 @@ class _Walk:
         # Keys mostly have the order of their columns.
         self._order = None if order == tuple(range(len(order))) else order
 
-    def read(self, data: bytes, start: int) -> tuple[Row, int]:
-        """The row that begins at a position, and where it ends."""
+    def read(self, data: bytes, start: int) -> Row:
+        """The row that begins at a position."""
         (count,) = _u16(data, start)
         if count != self._count:
             raise malformed("its row does not have the columns of its table")
@@ -249,7 +253,7 @@ class _Walk:
         if p > len(data):
             raise malformed("it is cut short or damaged")
         found = tuple(key) if self._order is None else tuple([key[place] for place in self._order])
-        return Row(data[start:p], found, has_unchanged), p
+        return Row(start, p, found, has_unchanged)
 
     @staticmethod
     def require_key(new: Row, old: Row | None = None) -> Row:

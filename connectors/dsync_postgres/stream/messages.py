@@ -49,9 +49,10 @@ class Relation:
 class Row(NamedTuple):
     """One version of a row."""
 
-    values: bytes
-    """The server's own form: an Int16 that counts the columns, then each value's mark, and for text and binary an
-    Int32 with its length and the value itself."""
+    start: int
+    """Where in the change's record it is, in the server's own form: an Int16 that counts the columns, then each
+    value's mark, and for text and binary an Int32 with its length and the value itself."""
+    end: int
     key: Key
     has_unchanged: bool
     """Values are missing from it which the change has not touched (marked `u`)."""
@@ -64,6 +65,8 @@ class Change(NamedTuple):
     relation: Relation
     xid: int
     """Which (sub)transaction of a streamed one has made it; 0 in one that is sent as a whole."""
+    record: bytes
+    """What follows the table's id in the message: the old row and the new one, each after its mark."""
     old: Row | None
     """Before an update or delete, as far as it was sent: key columns only, unless `old_is_full`."""
     new: Row | None
