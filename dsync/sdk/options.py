@@ -7,6 +7,7 @@ Options are query parameters on the URI, or keys of an endpoint in the flow file
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +22,9 @@ from dsync.protocol.errors import OptionError
 from dsync.sdk.references import resolve
 
 _LIST_TYPES = (tuple, list, set, frozenset)
+_NAME = re.compile(r"[A-Za-z][\w.-]{0,62}")
+# What may follow the colon after a host: a port, then a path, another host, or nothing.
+_PORT = re.compile(r"\d*(?:[/,]|\Z)")
 
 
 class Options(BaseModel):
@@ -90,6 +94,7 @@ def parse_options(spec: HasOptions, uri: str, given: Mapping[str, str] | None = 
 def _take(spec: HasOptions, fields: Mapping[str, FieldInfo], uri: str) -> tuple[str, list[str], dict[str, str]]:
     """Split a URI into what precedes the query, the parameters that stay and the options."""
     base, _, query = uri.partition("?")
+    _refuse_cut_login(spec, base, query)
     kept: list[str] = []
     values: dict[str, str] = {}
     for parameter in filter(None, query.split("&")):
@@ -107,8 +112,29 @@ def _take(spec: HasOptions, fields: Mapping[str, FieldInfo], uri: str) -> tuple[
     return base, kept, values
 
 
+def _refuse_cut_login(spec: HasOptions, base: str, query: str) -> None:
+    """A password with a question mark ends what looks like the host, and its rest looks like options.
+
+    Raises:
+        OptionError: it is so; nothing of it is repeated.
+    """
+    rest = base.partition("://")[2]
+    after_colon = rest.partition(":")[2]
+    if "@" in query and "@" not in rest and not rest.startswith("[") and not _PORT.match(after_colon):
+        raise OptionError(
+            f"{spec.name}: the URI cannot be read: percent-encode the reserved characters (@ : / ? # %) of user and "
+            "password, or use ?password=env:NAME"
+        )
+
+
 def _unknown(spec: HasOptions, name: str, fields: Iterable[str]) -> OptionError:
     names = sorted(fields)
+    if not _NAME.fullmatch(name):
+        # It may be anything, a part of a password too.
+        return OptionError(
+            f"{spec.name}: what follows the question mark of the URI is no option; write name=value, joined by &, with "
+            "reserved characters percent-encoded"
+        )
     near = difflib.get_close_matches(name, names, n=3)
     if near:
         advice = "did you mean " + " or ".join(near) + "?"

@@ -82,6 +82,31 @@ def test_what_is_wrong_is_named(query: str, message: str) -> None:
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "fake://u:ca?nary@h/d",
+        "fake://u:ca?nary&canary@h:1/d",
+        "fake://u:ca?canary=1@h",
+        "fake://h/d?can#ary@x",
+        "fake://h?=canary",
+    ],
+)
+def test_a_password_with_a_question_mark_is_not_repeated(uri: str) -> None:
+    """What follows it looks like options; the way to write it is said."""
+    with pytest.raises(OptionError, match="percent-encode") as caught:
+        parse_options(spec(), uri)
+
+    assert "nary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "base", ["fake://h:5432/d", "fake://h:1,i:2/d", "fake://[::1]:5432/d", "fake:///d", "fake://u@h/d"]
+)
+def test_an_at_sign_in_an_option_is_no_password(base: str) -> None:
+    assert parse_options(spec(), f"{base}?options=me@corp")[0] == f"{base}?options=me@corp"
+
+
 def test_an_option_that_must_be_given_is_asked_for() -> None:
     """Several complaints come in one message."""
     with pytest.raises(OptionError, match="option bucket must be given"):
