@@ -145,7 +145,6 @@ class Committer:
         shared = self._shared
         shared.standing, self.full = done.standing, done.full
         shared.tail.written(done.places)
-        shared.tail.forget_before(done.standing.base_frames)
         for one in (*waiting.writes, *waiting.syncs):
             if done.full is None:
                 _succeed(one)

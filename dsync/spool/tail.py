@@ -107,11 +107,6 @@ class Tail:
             return self.end
         return next(number for number in range(self._first, self.end) if self._entries[number].frame.order > after)
 
-    def forget_before(self, number: int) -> None:
-        """Frames below this number are trimmed."""
-        while self._first < min(number, self._written):
-            self._drop_first()
-
     def _shrink(self) -> None:
         while self._kept_bytes > self._cache_bytes and self._first < self._written:
             self._drop_first()

@@ -68,6 +68,8 @@ class Machine(RuleBasedStateMachine):
                 confirmed=confirmed,
             )
         )
+        # Opening may take a file away, and its name is used again.
+        self.disk = {name: size for name, size in self.disk.items() if (self.directory / name).exists()}
         # What was not confirmed may be there or not, but nothing in between may be missing.
         found = [place for place, _ in self.frames]
         assert not self.spool.last_order or self.spool.last_order in found

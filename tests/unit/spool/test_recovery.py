@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from dsync.spool import (
     SpoolFromTheFutureError,
     SpoolLostError,
     SpoolPermissionError,
+    SpoolUnavailableError,
     layout,
     recovery,
     remove_spool,
@@ -384,6 +387,38 @@ async def test_a_spool_that_others_may_use_is_refused(tmp_path: Path) -> None:
             await open_spool(source)
         path.chmod(mode)
     assert await everything(source) == expected(range(1, 4))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+async def test_a_spool_of_another_user_is_refused(tmp_path: Path) -> None:
+    """Root could write into it, and then its owner could not."""
+    source = await make(tmp_path / "spool", range(1, 4))
+    for path in (source / FIRST, source):
+        os.chown(path, 12345, -1)
+        with pytest.raises(SpoolPermissionError, match=f"{path.name} belongs to the user with number 12345"):
+            await open_spool(source)
+
+
+async def test_a_disk_that_does_not_give_what_it_holds_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To whoever reads and to whoever opens it; what can still be read later is not taken for damaged."""
+    source = await make(tmp_path / "spool", range(1, 101))
+
+    def refuse(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with await open_spool(source) as spool:
+        with monkeypatch.context() as failing:
+            failing.setattr(os, "pread", refuse)
+            with pytest.raises(SpoolUnavailableError, match=f"reading {source / FIRST}: Input/output error"):
+                await take(spool, 1)
+        assert (await take(spool, 1))[0].order == order(1)
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "pread", refuse)
+        with pytest.raises(SpoolUnavailableError, match="Input/output error"):
+            await open_spool(source)
+    assert await everything(source) == expected(range(1, 101))
 
 
 async def test_a_directory_with_other_files_is_left_alone(tmp_path: Path) -> None:
