@@ -25,6 +25,7 @@ DIALECT = "postgres"
 _MAX_MESSAGE_BYTES = 64 * MIB
 _DOCUMENT_TYPES = (types.PageType.BSON, types.PageType.JSON)
 _PAGE_TYPES = (types.PageType.PG_COPY_BINARY, types.PageType.PG_COPY_TEXT, *_DOCUMENT_TYPES)
+_CHANGE_TYPES = (types.ChangeType.PG_OUTPUT,)
 
 
 class PostgresConnector(Connector):
@@ -84,6 +85,7 @@ class PostgresConnector(Connector):
             max_message_bytes=_MAX_MESSAGE_BYTES,
             page_refs=True,
             insert_only=True,
+            change_types=_CHANGE_TYPES,
             transactional=True,
             checksum_dialect=DIALECT,
             schema_dialect=DIALECT,
@@ -149,6 +151,9 @@ class PostgresConnector(Connector):
 
     async def write_page(self, request: types.WriteRequest) -> int:
         return await self._sink.write_page(request)
+
+    async def write_changes(self, request: types.WriteChangesRequest) -> types.WrittenChanges:
+        return await self._sink.write_changes(request)
 
     async def open_units(self, flow: str, run: str, units: Sequence[types.UnitRef]) -> list[types.UnitState]:
         return await self._sink.open_units(flow, run, units)

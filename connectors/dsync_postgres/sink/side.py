@@ -16,6 +16,7 @@ from dsync_postgres.documents import Decoder, LineDecoder, RowDecoder, read_own_
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Sessions
 from dsync_postgres.sink import aside, claims, large_objects, ledger, manifests, writer
+from dsync_postgres.sink.apply.side import ApplySide
 from dsync_postgres.sink.check import check_sink
 from dsync_postgres.sink.destinations import Destinations
 from dsync_postgres.sink.finish import finish
@@ -35,10 +36,12 @@ class SinkSide:
         self._context = context
         self._stages = Stages()
         self._destinations = Destinations()
+        self._changes = ApplySide(sessions, self._destinations)
         self._decoders: dict[tuple[int, tuple[str, ...], types.PageType], Decoder] = {}
 
     async def close(self) -> None:
-        """Nothing is held beside the sessions."""
+        """Close the sessions that changes are applied in. Repeatable."""
+        await self._changes.close()
 
     # ------------------------------------------------------------------ ledger
 
@@ -46,6 +49,7 @@ class SinkSide:
         """Raise each unit's fence and say where it stands, in the order asked; one round trip."""
         # A table may have been made anew since the last life of these units.
         self._destinations.forget()
+        self._changes.forget()
         self._destinations.expect(ref.namespace for ref in units)
         return await self._with_ledger("opening units", partial(ledger.open_units, flow=flow, run=run, units=units))
 
@@ -110,6 +114,7 @@ class SinkSide:
     async def prepare(self, request: types.PrepareRequest) -> types.Prepared:
         """Create what is missing and say how each namespace is to be loaded. Repeatable."""
         self._destinations.forget()
+        self._changes.forget()
         work = partial(
             prepare,
             request=request,
@@ -150,6 +155,14 @@ class SinkSide:
             self._destinations.forget(request.namespace)
             self._decoders.clear()
             raise
+
+    async def write_changes(self, request: types.WriteChangesRequest) -> types.WrittenChanges:
+        """Apply changes with the lane's ledger row in one transaction; durable on return.
+
+        Raises:
+            LanesMeetError, RecordError, FencedError, NamespaceChangedError: nothing of the frame is there.
+        """
+        return await self._changes.write_changes(request)
 
     def _write(self, request: types.WriteRequest, connection: Connection) -> int:
         table = self._destinations.table(connection, request.namespace)

@@ -37,6 +37,10 @@ class TargetColumn:
     """Its type can be received in binary here."""
     shape: str = ""
     """What its type is made of, where the name does not say it."""
+    plain_type: str = ""
+    """The type without its modifier, as SQL."""
+    has_array: bool = False
+    """There are arrays of its type, with commas between the elements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +124,8 @@ JOIN pg_namespace n ON n.nspname = a.schema JOIN pg_class c ON (c.relnamespace, 
 _COLUMNS = """
 SELECT a.attrelid AS oid, a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type, a.atttypid AS type_oid,
        a.attnotnull AS not_null, a.attgenerated <> '' AS generated, a.attidentity = 'a' AS identity_always,
-       a.atthasdef OR a.attidentity <> '' AS has_default, t.typreceive <> 0 AS has_binary_input
+       a.atthasdef OR a.attidentity <> '' AS has_default, t.typreceive <> 0 AS has_binary_input,
+       format_type(a.atttypid, -1) AS plain_type, t.typarray <> 0 AND t.typdelim = ',' AS has_array
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = ANY(%(oids)s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum
 """

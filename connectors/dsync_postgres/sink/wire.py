@@ -31,7 +31,7 @@ def execute(connection: Connection, statements: Sequence[sql.Composable]) -> lis
     """
     pgconn = connection.pgconn
     pgconn.send_query(_joined(connection, statements))
-    _flush(pgconn)
+    flush(pgconn)
     return _results(pgconn)
 
 
@@ -52,7 +52,7 @@ def copy_in(
     """
     pgconn = connection.pgconn
     pgconn.send_query(_joined(connection, statements))
-    _flush(pgconn)
+    flush(pgconn)
     results = _results(pgconn)
     if not results or results[-1].status != pq.ExecStatus.COPY_IN:
         raise psycopg.InternalError("the server did not begin to COPY")
@@ -70,11 +70,11 @@ def copy_in(
 def _end_copy(pgconn: pq.abc.PGconn, refusal: bytes | None = None) -> int:
     """Say that the data is complete, or that there will be none; returns the number of rows."""
     while pgconn.put_copy_end(refusal) == 0:
-        _flush(pgconn)
-    _flush(pgconn)
+        flush(pgconn)
+    flush(pgconn)
     if refusal is None:
         return _results(pgconn)[-1].command_tuples or 0
-    while _next_result(pgconn) is not None:
+    while next_result(pgconn) is not None:
         # The server's answer to our own refusal says nothing new.
         pass
     return 0
@@ -83,8 +83,8 @@ def _end_copy(pgconn: pq.abc.PGconn, refusal: bytes | None = None) -> int:
 def _put(pgconn: pq.abc.PGconn, chunk: memoryview) -> None:
     # 0 means that libpq's own buffer could not take it, which ends once some of it has left.
     while pgconn.put_copy_data(chunk) == 0:
-        _flush(pgconn)
-    _flush(pgconn)
+        flush(pgconn)
+    flush(pgconn)
 
 
 def _joined(connection: Connection, statements: Sequence[sql.Composable]) -> bytes:
@@ -92,7 +92,7 @@ def _joined(connection: Connection, statements: Sequence[sql.Composable]) -> byt
     return b"\n;\n".join(statement.as_bytes(connection) for statement in statements)
 
 
-def _flush(pgconn: pq.abc.PGconn) -> None:
+def flush(pgconn: pq.abc.PGconn) -> None:
     """Send what libpq holds; reads meanwhile, since a server that cannot write its complaint does not read."""
     if pgconn.flush() == 0:
         return
@@ -110,7 +110,7 @@ def _results(pgconn: pq.abc.PGconn) -> list[pq.abc.PGresult]:
     """All results up to the end of the message or the beginning of a COPY."""
     results: list[pq.abc.PGresult] = []
     failed: pq.abc.PGresult | None = None
-    while (result := _next_result(pgconn)) is not None:
+    while (result := next_result(pgconn)) is not None:
         if result.status in _FAILED:
             failed = failed or result
         results.append(result)
@@ -124,7 +124,7 @@ def _results(pgconn: pq.abc.PGconn) -> list[pq.abc.PGresult]:
     return results
 
 
-def _next_result(pgconn: pq.abc.PGconn) -> pq.abc.PGresult | None:
+def next_result(pgconn: pq.abc.PGconn) -> pq.abc.PGresult | None:
     if pgconn.is_busy():
         poll = select.poll()
         poll.register(pgconn.socket, select.POLLIN)

@@ -1,0 +1,105 @@
+"""A source's relation at the sink: which columns are written, what tells rows apart, and the statements for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+
+from dsync.sdk import errors, types
+from dsync_postgres.sink.apply import statements
+from dsync_postgres.sink.apply.fold import Key
+from dsync_postgres.sink.apply.records import UNSENT, Values
+from dsync_postgres.sink.apply.statements import Statement
+from dsync_postgres.sink.targets import TargetColumn, TargetTable
+
+Indexes = tuple[int, ...]
+"""Of columns of the relation."""
+
+
+class Shape:
+    """One relation in one table. Its statements are made once; safe to share between threads."""
+
+    def __init__(self, relation: types.ChangeRelation, table: TargetTable) -> None:
+        """Find the relation's columns in the table.
+
+        Raises:
+            NamespaceChangedError: the table lacks one of them.
+        """
+        self.table = table
+        self.width = len(relation.columns)
+        """How many values a row of the relation has."""
+        self.columns = _columns_of(relation, table)
+        """The sink's columns by index; the ones that the sink computes are absent."""
+        self.written: Indexes = tuple(self.columns)
+        self.key, self.is_unique = self._choose_key(relation)
+        """What tells rows apart (nothing: all their values do), and whether a unique index of the sink says so too."""
+        self.key_of: Callable[[Values], Key] = itemgetter(*self.key) if self.key else tuple
+        """Takes the key out of a row."""
+        others = [index for index in self.written if index not in self.key]
+        self.fixed: Indexes = tuple(index for index in others if self.columns[index].identity_always)
+        """No UPDATE can set these."""
+        self.settable: Indexes = tuple(index for index in others if index not in self.fixed)
+        self.can_move = not any(self.columns[index].identity_always for index in self.written)
+        """An UPDATE can give a row another key."""
+        self.delete = statements.delete(self) if self.key else None
+        self.upsert = statements.upsert(self) if self.key else ()
+        self.update = statements.update(self) if self.key and self.settable and not self.fixed else None
+        self.add = statements.add(self)
+        self.remove = statements.remove(self)
+        self._patches: dict[Indexes, Statement] = {}
+        self._moves: dict[Indexes, Statement] = {}
+
+    def sent(self, values: Values) -> Indexes:
+        """Which of the columns that are written have come with a row."""
+        return tuple(index for index in self.written if values[index] is not UNSENT)
+
+    def patch(self, sent: Indexes) -> Statement:
+        """Sets values of rows that are there, and returns the places of those that were."""
+        if sent not in self._patches:
+            self._patches[sent] = statements.patch(self, sent)
+        return self._patches[sent]
+
+    def move(self, sent: Indexes) -> Statement:
+        """Gives one row another key and these values; its parameters end with the old key."""
+        if sent not in self._moves:
+            self._moves[sent] = statements.move(self, sent)
+        return self._moves[sent]
+
+    def _choose_key(self, relation: types.ChangeRelation) -> tuple[Indexes, bool]:
+        placed = sorted((c.key_position, index) for index, c in enumerate(relation.columns) if c.key_position)
+        key = tuple(index for _, index in placed)
+        by_name = {column.name: index for index, column in self.columns.items()}
+        names = {relation.columns[index].name for index in key}
+        if key and any(set(unique) == names for unique in self.table.keys):
+            return key, True
+        if relation.full_old_row:
+            # Old rows come whole, so any key will do that the sink has.
+            unique = next((unique for unique in self.table.keys if set(unique) <= set(by_name)), ())
+            return tuple(by_name[name] for name in unique), bool(unique)
+        unknown = sorted(name for name in names if name not in by_name)
+        if unknown:
+            raise errors.NamespaceChangedError(
+                f"applying changes of {relation.namespace} to {self.table.name}: column {unknown[0]} is part of the "
+                "source's replica identity and is computed at the sink; make it an ordinary column there"
+            )
+        return key, False
+
+
+def _columns_of(relation: types.ChangeRelation, table: TargetTable) -> dict[int, TargetColumn]:
+    found: dict[int, TargetColumn] = {}
+    for index, column in enumerate(relation.columns):
+        there = table.column(column.name)
+        if there is None:
+            raise errors.NamespaceChangedError(
+                f"applying changes of {relation.namespace} to {table.name}: the sink's table has no column "
+                f"{column.name}; add it there, or copy the table anew with `dsync resync --table`"
+            )
+        if not there.generated:
+            found[index] = there
+    return found
+
+
+def split(rows: Sequence[Values], indexes: Indexes) -> list[Sequence[bytes | None]]:
+    """The rows' values by column, for the columns of these indexes."""
+    columns = list(zip(*rows, strict=True))
+    return [columns[index] for index in indexes]
