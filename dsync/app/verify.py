@@ -114,7 +114,8 @@ async def _choose(meeting: Meeting, request: VerifyRequest, flow: FlowEnds | Non
         }
         if not chosen:
             raise RequestError(
-                f"{', '.join(asked.include) or 'what is not excluded'} matches no namespace of this flow"
+                f"{', '.join(asked.include) or 'what is not excluded'} matches no namespace of this flow: "
+                "`dsync status FLOW -v` lists them"
             )
         return chosen
     selection = flow.selection if flow is not None and asked == Selection() else asked

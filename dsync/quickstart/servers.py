@@ -419,12 +419,23 @@ class _PortTakenError(ServerError):
 def _server_user() -> tuple[int, int] | None:
     """Return user and group to run servers as, None for our own."""
     if os.geteuid() != 0:
+        _require_name(os.geteuid())
         return None
     for name in ("nobody", "postgres"):
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
             return entry.pw_uid, entry.pw_gid
     raise ServerError("PostgreSQL does not run as root, and there is no user `nobody`: start this as another user")
+
+
+def _require_name(number: int) -> None:
+    try:
+        pwd.getpwuid(number)
+    except KeyError:
+        raise ServerError(
+            f"PostgreSQL does not run as user {number}, which has no line in /etc/passwd, as some containers have it: "
+            "add one, or start this as another user; copying between servers of yours needs none"
+        ) from None
 
 
 def _free_port() -> int:

@@ -1,5 +1,7 @@
 """Finding PostgreSQL: folders that hold it, and others that only seem to."""
 
+import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from dsync.quickstart import installations
 from dsync.quickstart.installations import ServerError, find_installations, find_server
+from dsync.quickstart.servers import EmbeddedPostgres
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +71,14 @@ def test_what_is_missing_is_named_with_what_brings_it(tmp_path: Path) -> None:
     (clients,) = find_installations()
     with pytest.raises(ServerError, match="has no pg_restore; install its package"):
         clients.tool("pg_restore")
+
+
+def test_a_user_without_a_name_is_told_before_initdb_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """PostgreSQL looks its user up; some containers run as a number that nobody has given a name."""
+    install(tmp_path / "one", "18.4", "postgres", "initdb")
+    taken = {entry.pw_uid for entry in pwd.getpwall()}
+    number = next(number for number in range(54_321, 65_000) if number not in taken)
+    monkeypatch.setattr(os, "geteuid", lambda: number)
+
+    with pytest.raises(ServerError, match=rf"user {number}, .*add one, or start this as another user"):
+        EmbeddedPostgres(find_server())
