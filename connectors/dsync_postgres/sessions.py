@@ -28,6 +28,7 @@ from dsync.sdk.paging import PageExchange
 from dsync_postgres.conninfo import CONNECT_LIMIT_S, Target
 from dsync_postgres.errors import minding_files, translating
 from dsync_postgres.options import PostgresOptions
+from dsync_postgres.schema.configuration import read_conditions
 
 T = TypeVar("T")
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -182,12 +183,21 @@ class Sessions:
         self._is_closed = False
         self.snapshot_name = ""
         """The exported snapshot that `reading` imports; empty: none, each reading takes its own."""
+        self.own_conditions: dict[str, str] | None = None
+        """Conditions that extensions have put on tables of theirs, by namespace; None: nobody has looked."""
 
     def filter_of(self, namespace: str) -> str:
         """The condition that rows of this namespace have to meet, in brackets; empty where all do."""
         condition = self.request.row_filters.get(namespace, "")
         # A comment would end at the line's end.
-        return f"({condition}\n)" if condition else ""
+        asked = f"({condition}\n)" if condition else ""
+        own = self.own_conditions.get(namespace, "") if self.own_conditions is not None else ""
+        return f"({own} AND {asked})" if own and asked else own or asked
+
+    def learn_conditions(self, connection: Connection) -> None:
+        """Find out which rows of extensions' tables are the users'; to be called before `filter_of`, in any reading."""
+        if self.own_conditions is None:
+            self.own_conditions = read_conditions(connection)
 
     def configure(self, request: types.SessionRequest) -> bytes:
         """Take note of the flow; sessions opened from now on carry its name. Returns the page probe's content."""

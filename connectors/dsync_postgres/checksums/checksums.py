@@ -120,6 +120,7 @@ class Checksums:
     def _relation(self, connection: Connection, namespace: str) -> Relation:
         """What is read under a name; its kind is remembered, since that never changes for one that stays."""
         table = TableName.parse(namespace)
+        self._sessions.learn_conditions(connection)
         if namespace not in self._is_parent:
             self._is_parent[namespace] = find_relation(connection, table, "looking up").kind == "p"
         return Relation(

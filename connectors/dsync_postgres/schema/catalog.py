@@ -7,9 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import LiteralString
 
+from dsync_postgres.schema.configuration import CONDITION, condition_of
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.reading import Reading, Row
 from dsync_postgres.schema.shapes import INNER_TYPES, read_shapes
+
+DISTRIBUTING = {
+    "timescaledb": "its hypertables keep their rows in chunks that belong to the extension",
+    "citus": "its distributed tables keep their rows on other servers",
+}
+"""Extensions that keep the rows of a table somewhere else, so that a copy of the table would be empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +109,8 @@ class TableFacts:
     """None: the database's default."""
     extension: str | None
     """The extension it belongs to."""
+    configuration: str | None = None
+    """Of an extension's table in which users keep rows of their own: which those are, as the extension says it."""
     columns: tuple[ColumnFacts, ...]
     unique_indexes: tuple[IndexFacts, ...]
 
@@ -109,6 +118,18 @@ class TableFacts:
     def key(self) -> tuple[str, ...]:
         """The primary key's columns, else empty."""
         return next((index.columns for index in self.unique_indexes if index.is_primary), ())
+
+    @property
+    def is_configuration(self) -> bool:
+        """It is an extension's, and this role may read which rows of it are the users'."""
+        return (
+            self.kind == "r"
+            and self.configuration is not None
+            and condition_of(self.configuration) is not None
+            and self.extension not in DISTRIBUTING
+            and self.can_select
+            and not self.row_security_applies
+        )
 
     @property
     def has_rows(self) -> bool:
@@ -163,7 +184,8 @@ SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind, c
        (SELECT s.spcname::text FROM pg_tablespace s WHERE s.oid = c.reltablespace) AS tablespace,
        (SELECT e.extname::text FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_extension'::regclass
-          AND d.deptype = 'e') AS extension
+          AND d.deptype = 'e') AS extension,
+       {CONDITION} AS configuration
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_USER_SCHEMA}
 ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"

@@ -46,6 +46,10 @@ class SourceFacts:
     extensions: Mapping[str, tuple[str, str]]
     """Installed ones: schema and version."""
     tables: Mapping[TableName, SourceTable]
+    configuration: Mapping[TableName, str] = field(default_factory=dict)
+    """Tables of extensions whose users' rows are copied, with the extension."""
+    sequences: Mapping[str, tuple[TableName, ...]] = field(default_factory=dict)
+    """Sequences of extensions whose position is copied."""
 
     @classmethod
     def of(
@@ -69,6 +73,8 @@ class SourceFacts:
                 )
                 for name, table in tables.items()
             },
+            configuration={name: table.extension or "" for name, table in tables.items() if table.is_configuration},
+            sequences={name: fact.sequences for name, fact in extensions.items() if fact.sequences},
         )
 
     def to_plain(self) -> dict[str, Any]:
@@ -81,6 +87,8 @@ class SourceFacts:
                 [n.schema, n.name, t.kind, t.is_populated, t.size_bytes, [list(astuple(c)) for c in t.columns]]
                 for n, t in self.tables.items()
             ],
+            "configuration": [[n.schema, n.name, extension] for n, extension in self.configuration.items()],
+            "sequences": {name: [[n.schema, n.name] for n in found] for name, found in self.sequences.items()},
         }
 
     @classmethod
@@ -104,6 +112,14 @@ class SourceFacts:
                         columns=tuple(ColumnFacts(**dict(zip(names, c, strict=True))) for c in columns),
                     )
                     for schema, name, kind, is_populated, size_bytes, columns in plain["tables"]
+                },
+                configuration={
+                    TableName(schema=schema, name=name): extension
+                    for schema, name, extension in plain.get("configuration", ())
+                },
+                sequences={
+                    extension: tuple(TableName(schema=schema, name=name) for schema, name in names)
+                    for extension, names in plain.get("sequences", {}).items()
                 },
             )
         except (KeyError, TypeError, ValueError) as exc:

@@ -255,6 +255,11 @@ class _Planner:
             name = relation_name(entry)
             if entry.desc == "SEQUENCE" and (entry.dump_id in made or name in self._sink.objects.relations):
                 found.append(SequenceTarget(name=name, only_forward=entry.dump_id not in made))
+            elif entry.desc == "EXTENSION":
+                found += [
+                    SequenceTarget(name=own, only_forward=entry.dump_id not in made)
+                    for own in self._source.sequences.get(entry.tag, ())
+                ]
         return tuple(found)
 
     def _summaries(self) -> Iterator[Finding]:

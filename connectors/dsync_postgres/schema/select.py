@@ -102,9 +102,15 @@ def select_all(graph: Graph, *, excluded: Collection[TableName] = ()) -> SchemaS
 
 
 def select_tables(
-    graph: Graph, tables: Collection[TableName], *, excluded: Collection[TableName] = ()
+    graph: Graph,
+    tables: Collection[TableName],
+    *,
+    excluded: Collection[TableName] = (),
+    extensions: Collection[str] = (),
 ) -> SchemaSelection:
     """Select some relations, the partitions of those that are partitioned, and what belongs to them.
+
+    `extensions` come along as well: tables of theirs were chosen, which are not in the archive.
 
     Raises:
         SelectionError: a relation is not in the archive.
@@ -119,7 +125,8 @@ def select_tables(
     chosen = {graph.relations[name] for name in tables} - unwanted
     chosen |= {part for relation in set(chosen) for part in _partitions_below(graph, relation, unwanted)}
     rows = {key for key in chosen if graph.entries[key].desc in _TABLE_KINDS}
-    included = graph.closure(chosen)
+    wanted = {key for key, entry in graph.entries.items() if entry.desc == "EXTENSION" and entry.tag in extensions}
+    included = graph.closure(chosen | wanted)
     lost = _add_belongings(graph, included, rows)
     structure_only = {key for key in included - rows if graph.entries[key].desc in _TABLE_KINDS}
     return SchemaSelection(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import LiteralString, TypeVar
 
+from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.reading import Reading, Row
 
 T = TypeVar("T")
@@ -62,8 +63,8 @@ class ExtensionFacts:
     """None: its files are not there, so it cannot be installed."""
     may_create: bool
     """By our role, as far as superuser and trust are concerned."""
-    config_tables: int = 0
-    """Tables of it in which users keep rows of their own (`spatial_ref_sys` of PostGIS)."""
+    sequences: tuple[TableName, ...] = ()
+    """Its sequences whose position is the users', as far as it may be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,10 @@ _EXTENSIONS: LiteralString = """
 SELECT coalesce(a.name, e.extname)::text AS name, e.extversion AS installed_version, n.nspname::text AS schema,
        coalesce(pg_has_role(e.extowner, 'USAGE'), false) AS is_owner, a.default_version,
        coalesce(v.trusted OR NOT v.superuser OR r.rolsuper, false) AS may_create,
-       coalesce(cardinality(e.extconfig), 0) AS config_tables
+       ARRAY(SELECT ARRAY[sn.nspname::text, s.relname::text]
+             FROM pg_class s JOIN pg_namespace sn ON sn.oid = s.relnamespace
+             WHERE s.oid = ANY (e.extconfig) AND has_schema_privilege(sn.oid, 'USAGE')
+               AND CASE WHEN s.relkind = 'S' THEN has_sequence_privilege(s.oid, 'SELECT') END ORDER BY s.oid) AS sequences
 FROM pg_available_extensions() a
 FULL JOIN pg_extension e ON e.extname = a.name
 LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
@@ -137,6 +141,14 @@ def _by_name(kind: Callable[..., T]) -> Callable[[Iterable[Row]], dict[str, T]]:
     return lambda rows: {row["name"]: kind(**row) for row in rows}
 
 
+def _extensions(rows: Iterable[Row]) -> dict[str, ExtensionFacts]:
+    found = {}
+    for row in rows:
+        sequences = tuple(TableName(schema=schema, name=name) for schema, name in row.pop("sequences"))
+        found[row["name"]] = ExtensionFacts(**row, sequences=sequences)
+    return found
+
+
 def _names(rows: Iterable[Row]) -> frozenset[str]:
     return frozenset(row["name"] for row in rows)
 
@@ -151,7 +163,7 @@ read_server = Reading(_one_server, _SERVER)
 read_roles = Reading(_by_name(RoleFacts), _ROLES)
 """All roles of the server by name."""
 
-read_extensions = Reading(_by_name(ExtensionFacts), _EXTENSIONS)
+read_extensions = Reading(_extensions, _EXTENSIONS)
 """The extensions that are installed in this database or could be, by name."""
 
 read_schemas = Reading(_by_name(SchemaFacts), _SCHEMAS)

@@ -148,7 +148,7 @@ def check_fence(connection: Connection, context: types.WriteContext) -> None:
 
 
 def _count(connection: Connection, table: TargetTable) -> int:
-    row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(_only(table))).fetchone()
+    row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(table.rows)).fetchone()
     assert row is not None, "an aggregate gives one row"
     return int(row[0])
 
@@ -188,13 +188,13 @@ def _whose(connection: Connection, flow: str, namespace: str, present: int) -> s
 
 def _empty(connection: Connection, table: TargetTable, *, as_replica: bool) -> None:
     # TRUNCATE asks about foreign keys, not about rows.
-    if not table.is_referenced:
+    if not table.is_referenced and not table.is_extensions:
         connection.execute(sql.SQL("TRUNCATE {}").format(_only(table)))
         return
     if not as_replica:
         _refuse_cascades(connection, table)
     try:
-        connection.execute(sql.SQL("DELETE FROM {}").format(_only(table)))
+        connection.execute(sql.SQL("DELETE FROM {}").format(table.rows))
     except psycopg.errors.ForeignKeyViolation as exc:
         raise errors.PermanentError(
             f"clearing {table.name}: {describe(exc)}: rows elsewhere refer to its rows; drop that foreign key for the "

@@ -159,6 +159,8 @@ class _Arranger:
 
     def _place_existing(self, source: types.NamespaceDescription, table: TargetTable) -> None:
         policy, result = self._request.on_existing, self._result
+        if table.is_extensions and policy is Policy.DROP:
+            policy = Policy.TRUNCATE
         claim, filled, rival = self._claim(table), self._filled(table), self._filling(table)
         load = replace(
             self._load(source, table.name, table),
@@ -193,7 +195,13 @@ class _Arranger:
     def _is_to_be_remade(self, load: Load, claim: Claim) -> bool:
         """It was made like the source's table, which has been altered since; and no row in it is somebody else's."""
         table = load.table
-        if table is None or not claim.created or _fits(load) or not self._can_make_anew(load.source, table):
+        if (
+            table is None
+            or table.is_extensions
+            or not claim.created
+            or _fits(load)
+            or not self._can_make_anew(load.source, table)
+        ):
             return False
         return is_all_ours(self._connection, self._request.flow, claim, table)
 

@@ -37,7 +37,7 @@ from dsync_postgres.sink.removal import listed_names, plan_removal
 from dsync_postgres.sink.rivals import take_over
 from dsync_postgres.sink.routes import read_routes
 from dsync_postgres.sink.stored import read_prepared, save_prepared
-from dsync_postgres.sink.targets import TargetTable, may_be_replica, read_targets
+from dsync_postgres.sink.targets import TargetTable, are_empty, may_be_replica, read_targets
 from dsync_postgres.sink.triggers import plan_asides
 
 _DIALECT = "postgres"
@@ -203,10 +203,14 @@ class _Outline:
     def _select(self, graph: Graph) -> SchemaSelection:
         """Mapped names that change are filled where they exist, so nothing is made for them."""
         kept = {TableName.parse(m.source) for m in self._request.mappings if m.source == m.target}
+        configuration = _source_facts(self._definition).configuration
+        extensions = {configuration[name] for name in kept if name in configuration}
+        # They come with their extensions, and are in no archive.
+        kept -= configuration.keys()
         others = {TableName.parse(item.namespace) for item in self._request.description.namespaces} - kept
         if self._request.whole_database:
             return select_all(graph, excluded=others)
-        return select_tables(graph, kept, excluded=others)
+        return select_tables(graph, kept, excluded=others, extensions=extensions)
 
     # ------------------------------------------------------------ findings
 
@@ -279,6 +283,7 @@ class _Outline:
                 "since the plan was made, run the command again"
             )
         self._refuse_other_shapes(now)
+        self._remove_defaults(now)
         self._route(now)
         claims = [
             Claim(
@@ -295,6 +300,13 @@ class _Outline:
             large_objects.make_notes(self._connection)
             claims.append(self._large.claim)
         save_claims(self._connection, self._request.flow, self._request.run, claims)
+
+    def _remove_defaults(self, now: Mapping[TableName, TargetTable]) -> None:
+        """Rows that CREATE EXTENSION has just made although it calls them the users': the source's stand for them."""
+        made = [now[load.target] for load in self.loads if load.table is None and now[load.target].is_extensions]
+        for table in made:
+            if not are_empty(self._connection, [table])[table.name]:
+                self._connection.execute(sql.SQL("DELETE FROM {}").format(table.rows))
 
     def _claims_to_routes(self, claims: Sequence[Claim]) -> Iterator[Claim]:
         """What several namespaces are given to is claimed too: that is what units write to, and what is cleared."""

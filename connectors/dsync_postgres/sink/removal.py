@@ -79,13 +79,12 @@ class Removal:
 
     def statements(self) -> Iterator[sql.Composed]:
         """What removes them. CASCADE, because views may stand on one another; `plan_removal` has found them all."""
-        if self.emptied:
-            yield sql.SQL("TRUNCATE {}").format(
-                sql.SQL(", ").join(
-                    table.identifier if table.kind == "p" else sql.SQL("ONLY {}").format(table.identifier)
-                    for table in self.emptied
-                )
-            )
+        if truncated := [table.rows for table in self.emptied if not table.is_extensions]:
+            yield sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(truncated))
+        for table in self.emptied:
+            if table.is_extensions:
+                # The extension's own rows stay.
+                yield sql.SQL("DELETE FROM {}").format(table.rows)
         if self.dropped_tables:
             listed = sql.SQL(", ").join(name.identifier for name in self.dropped_tables)
             yield sql.SQL("DROP TABLE {} CASCADE").format(listed)

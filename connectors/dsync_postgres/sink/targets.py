@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from dsync_postgres.schema.configuration import CONDITION, condition_of
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.shapes import read_shapes
 
@@ -78,6 +79,10 @@ class TargetTable:
     """Unique indexes that ON CONFLICT can use and that know no NULL, the best first."""
     triggers: tuple[TargetTrigger, ...]
     """Those that are not disabled, of its partitions too."""
+    is_extensions: bool = False
+    """It belongs to an extension, in whose tables users keep rows: it is neither made nor dropped by itself."""
+    kept: str = ""
+    """Of an extension's table the condition of the users' rows, in brackets: it has no others. Empty: all of them."""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -102,10 +107,16 @@ class TargetTable:
     def identifier(self) -> sql.Identifier:
         return self.name.identifier
 
+    @property
+    def rows(self) -> sql.Composed:
+        """For FROM and DELETE FROM: the rows that it has itself; of a partitioned table those of its partitions."""
+        own = sql.SQL("{}" if self.kind == "p" else "ONLY {}").format(self.identifier)
+        return own + sql.SQL(f" WHERE {self.kept}") if self.kept else own
+
 
 # FROM ONLY of a partitioned table shows nothing, so what is loaded through a root is looked at with its partitions.
 # TG: ROW 1, INSERT 4, UPDATE 16 (pg_trigger.h); statement triggers of INSERT fire for COPY too.
-_TABLES = """
+_TABLES = f"""
 SELECT a.schema, a.name, c.oid, c.relkind::text AS kind,
        CASE c.relkind WHEN 'r' THEN c.relpersistence = 'u' WHEN 'p' THEN EXISTS (
            SELECT FROM pg_partition_tree(c.oid) p JOIN pg_class l ON l.oid = p.relid
@@ -117,7 +128,7 @@ SELECT a.schema, a.name, c.oid, c.relkind::text AS kind,
          AS has_insert_rules,
        EXISTS (SELECT FROM pg_constraint k WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conrelid <> c.oid)
          AS is_referenced,
-       c.relkind <> 'r' OR pg_relation_size(c.oid) > 0 AS has_blocks
+       c.relkind <> 'r' OR pg_relation_size(c.oid) > 0 AS has_blocks, {CONDITION} AS configuration
 FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS a (schema, name)
 JOIN pg_namespace n ON n.nspname = a.schema JOIN pg_class c ON (c.relnamespace, c.relname) = (n.oid, a.name)
 """
@@ -170,6 +181,7 @@ def read_targets(connection: Connection, names: Iterable[TableName]) -> dict[Tab
     for row in tables:
         oid = row["oid"]
         name = TableName(schema=row.pop("schema"), name=row.pop("name"))
+        configuration = row.pop("configuration")
         found[name] = TargetTable(
             name=name,
             columns=tuple(
@@ -177,6 +189,8 @@ def read_targets(connection: Connection, names: Iterable[TableName]) -> dict[Tab
             ),
             keys=tuple(tuple(key["columns"]) for key in keys.get(oid, ())),
             triggers=tuple(TargetTrigger(**trigger) for trigger in triggers.get(oid, ())),
+            is_extensions=configuration is not None,
+            kept=condition_of(configuration or "") or "",
             **row,
         )
     return found
@@ -199,12 +213,7 @@ def are_empty(connection: Connection, tables: Iterable[TargetTable]) -> dict[Tab
     answers = {table.name: True for table in tables}
     for start in range(0, len(unsure), _TABLES_A_QUERY):
         batch = unsure[start : start + _TABLES_A_QUERY]
-        questions = [
-            sql.SQL("NOT EXISTS (SELECT FROM {}{})").format(
-                sql.SQL("") if table.kind == "p" else sql.SQL("ONLY "), table.identifier
-            )
-            for table in batch
-        ]
+        questions = [sql.SQL("NOT EXISTS (SELECT FROM {})").format(table.rows) for table in batch]
         row = connection.execute(sql.SQL("SELECT {}").format(sql.SQL(", ").join(questions))).fetchone()
         assert row is not None, "a SELECT without FROM gives one row"
         answers.update(zip((table.name for table in batch), row, strict=True))

@@ -67,8 +67,8 @@ def describe_tables(
 
 
 def is_copied(table: TableFacts) -> bool:
-    """Not what an extension makes by itself, nor what lies on another server."""
-    return table.kind in _KINDS and table.extension is None
+    """Not what an extension makes by itself, but for users' rows in it, nor what lies on another server."""
+    return table.kind in _KINDS and (table.extension is None or table.is_configuration)
 
 
 def _describe(
@@ -94,7 +94,11 @@ def _describe(
         size_bytes=table.size_bytes,
         rowless=not table.has_rows,
         parent=table.parents[0].namespace if table.is_partition and table.parents else "",
-        kind="partition" if table.is_partition and table.kind == "r" else _KINDS[table.kind],
+        kind="extension's table"
+        if table.extension
+        else "partition"
+        if table.is_partition and table.kind == "r"
+        else _KINDS[table.kind],
     )
 
 
@@ -158,6 +162,16 @@ def table_findings(tables: Iterable[TableFacts]) -> tuple[types.Finding, ...]:
     for table in tables:
         if table.kind == "r" and table.extension is None:
             found += _reading_findings(table, table.name.namespace)
+        elif table.configuration is not None and table.kind == "r" and not table.is_configuration:
+            found.append(
+                warn(
+                    "extension-rows",
+                    table.name.namespace,
+                    f"rows that users added to this table of extension {table.extension} are not copied: the role may "
+                    "not read all of it, or dsync cannot read which rows are theirs",
+                    "GRANT SELECT on it (where row security hides rows: BYPASSRLS to the role), or copy them by hand",
+                )
+            )
     return tuple(found)
 
 

@@ -116,6 +116,7 @@ async def look(sessions: Sessions, snapshot: Snapshot, names: list[TableName]) -
     def work(connection: Connection) -> dict[TableName, PlannedTable]:
         begin_reading(connection, snapshot.name)
         try:
+            sessions.learn_conditions(connection)
             return read_planned(connection, names)
         finally:
             connection.rollback()

@@ -381,6 +381,7 @@ class SourceSide:
                 return await session.run(f"counting {name}", large_objects.count_pieces)
 
         def work(connection: Connection) -> int:
+            self._sessions.learn_conditions(connection)
             # A partitioned table's rows are its partitions', a parent's are its own.
             only = "ONLY " if find_relation(connection, name, "counting").kind == "r" else ""
             condition = self._sessions.filter_of(namespace)
