@@ -111,7 +111,8 @@ SELECT coalesce(a.name, e.extname)::text AS name, e.extversion AS installed_vers
        ARRAY(SELECT ARRAY[sn.nspname::text, s.relname::text]
              FROM pg_class s JOIN pg_namespace sn ON sn.oid = s.relnamespace
              WHERE s.oid = ANY (e.extconfig) AND has_schema_privilege(sn.oid, 'USAGE')
-               AND CASE WHEN s.relkind = 'S' THEN has_sequence_privilege(s.oid, 'SELECT') END ORDER BY s.oid) AS sequences
+               AND CASE WHEN s.relkind = 'S' THEN has_sequence_privilege(s.oid, 'SELECT') END
+             ORDER BY s.oid) AS sequences
 FROM pg_available_extensions() a
 FULL JOIN pg_extension e ON e.extname = a.name
 LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
