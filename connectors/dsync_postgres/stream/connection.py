@@ -49,7 +49,9 @@ class StreamSettings:
     slot: str
     publications: tuple[str, ...]
     start_lsn: int
-    """Everything that has committed before is durable: it is acknowledged, and not sent."""
+    """What has committed before is not sent."""
+    durable_lsn: int = 0
+    """What has committed before is durable: the server is told so at once."""
     is_binary: bool = False
     """Values come in their types' binary form where they have one."""
     buffer_bytes: int = 8 * MIB
@@ -75,6 +77,8 @@ class ReplicationConnection:
         """The backend's process id at the server."""
         self.received_lsn = 0
         """How far the server has come with sending."""
+        self.sent_at_us = 0
+        """The server's clock when it sent the last message, in microseconds since 2000."""
         self.acknowledged_lsn = 0
         """Up to where it was told that it may discard."""
         self._session = session
@@ -134,7 +138,7 @@ class ReplicationConnection:
         command = start_command(settings, self._session.connection.info.server_version // 10000)
         await self._session.run(self._operation, lambda connection: _start(connection, command, settings.slot))
         self._limit_bytes = settings.buffer_bytes
-        self.acknowledged_lsn = self.received_lsn = settings.start_lsn
+        self.acknowledged_lsn, self.received_lsn = settings.durable_lsn, settings.start_lsn
         self._session.connection.add_notice_handler(self._on_notice)
         self._pgconn.nonblocking = 1
         self._is_streaming = True
@@ -241,6 +245,7 @@ class ReplicationConnection:
     def _note_position(self, last: bytes) -> None:
         if last[0] == DATA:
             self.received_lsn = max(self.received_lsn, int.from_bytes(last[1:9], "big"))
+        self.sent_at_us = int.from_bytes(last[17:25] if last[0] == DATA else last[9:17], "big")
 
     def _pause(self) -> None:
         self._is_paused = True
