@@ -41,7 +41,7 @@ class TargetColumn:
     plain_type: str = ""
     """The type without its modifier, as SQL."""
     has_array: bool = False
-    """There are arrays of its type, with commas between the elements."""
+    """There are arrays of its type, with commas between them, and `unnest` does not take it apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +136,9 @@ _COLUMNS = """
 SELECT a.attrelid AS oid, a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type, a.atttypid AS type_oid,
        a.attnotnull AS not_null, a.attgenerated <> '' AS generated, a.attidentity = 'a' AS identity_always,
        a.atthasdef OR a.attidentity <> '' AS has_default, t.typreceive <> 0 AS has_binary_input,
-       format_type(a.atttypid, -1) AS plain_type, t.typarray <> 0 AND t.typdelim = ',' AS has_array
-FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+       format_type(a.atttypid, -1) AS plain_type, t.typarray <> 0 AND t.typdelim = ','
+         AND t.typtype <> 'c' AND coalesce(b.typtype NOT IN ('c', 'd'), true) AS has_array
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype
 WHERE a.attrelid = ANY(%(oids)s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum
 """
 _KEYS = """

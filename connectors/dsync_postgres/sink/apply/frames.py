@@ -263,7 +263,7 @@ class _Run:
     # ----------------------------------------------------------------- in order
 
     def _change(self, change: Change) -> None:
-        shape, old, new, index = change.shape, change.old, change.new, change.index
+        shape, old, new, index = change.shape, change.old, change.new, change.place
         before, after = change.keys()
         if new is None or before != after:
             assert old is not None, "only with its old row a change has two keys"
@@ -282,7 +282,7 @@ class _Run:
 
     def _rename(self, change: Change, old: Values, new: Values) -> None:
         """Give the row its new key, and write it whole where it was not there."""
-        shape, index = change.shape, change.index
+        shape, index = change.shape, change.place
         columns = [array_of([new[place]]) for place in shape.written] + [array_of([old[place]]) for place in shape.key]
         self._send(shape.move(shape.written), columns, _Sent(shape, (index,)))
         self._write_whole(shape, [new], (index,))

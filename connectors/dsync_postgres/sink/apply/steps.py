@@ -9,26 +9,23 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dsync.sdk import errors, types
 from dsync_postgres.sink.apply.fold import Fold, Key, Tally
 from dsync_postgres.sink.apply.records import RESTART_IDENTITY, UNSENT, Values, read_flags, read_record
 from dsync_postgres.sink.apply.shape import Shape
 
+Op = types.Operation
+
 ShapeOf = Callable[[int], Shape]
 """The shape of a relation, by its index in the frame."""
 
 _ROWS = frozenset(
-    (
-        types.Operation.INSERT,
-        types.Operation.UPDATE,
-        types.Operation.PARTIAL_UPDATE,
-        types.Operation.MOVE,
-        types.Operation.DELETE,
-    )
+    map(int, (Op.INSERT, Op.UPDATE, Op.PARTIAL_UPDATE, Op.MOVE, Op.DELETE)),
 )
-_INSERT, _DELETE = int(types.Operation.INSERT), int(types.Operation.DELETE)
-_TRUNCATE, _RESHAPE, _MARK = int(types.Operation.TRUNCATE), int(types.Operation.RESHAPE), int(types.Operation.MARK)
+_INSERT, _DELETE = int(Op.INSERT), int(Op.DELETE)
+_TRUNCATE, _RESHAPE, _MARK = int(Op.TRUNCATE), int(Op.RESHAPE), int(Op.MARK)
 
 
 @dataclass(slots=True)
@@ -81,11 +78,11 @@ class Truncate:
 Step = Together | Move | Truncate
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """One change of a row, as its record says."""
+class Change(NamedTuple):
+    """One change of a row, as its record says; a tuple, since there is one for each."""
 
-    index: int
+    place: int
+    """In the frame."""
     shape: Shape
     old: Values | None
     new: Values | None
@@ -122,6 +119,8 @@ def read_items(frame: types.ChangeFrame, shape_of: ShapeOf, reshaped: Callable[[
         raise errors.PluginBugError("applying changes: a frame has changes of a relation that it does not name")
     end = 0
     emptied: list[Truncate] = []
+    # Finding a shape anew for each change would cost more than reading its record.
+    shapes: dict[int, Shape] = {}
     for index, (operation, relation, size) in enumerate(zip(frame.operations, relation_of, sizes, strict=True)):
         start, end = end, end + size
         if operation == _TRUNCATE:
@@ -134,9 +133,13 @@ def read_items(frame: types.ChangeFrame, shape_of: ShapeOf, reshaped: Callable[[
             yield _together(emptied)
             emptied = []
         if operation in _ROWS:
-            yield _read_change(operation, body, start, end, shape_of(relation), index)
+            shape = shapes.get(relation)
+            if shape is None:
+                shape = shapes[relation] = shape_of(relation)
+            yield _read_change(operation, body, start, end, shape, index)
         elif operation == _RESHAPE:
             reshaped(relation)
+            shapes.clear()
         elif operation != _MARK:
             raise errors.PluginBugError(f"applying changes: no change is of kind {operation}")
     if emptied:
@@ -167,7 +170,7 @@ def _read_change(operation: int, body: bytes, start: int, end: int, shape: Shape
     if new is not None and lacks_values and shape.key:
         new = _with_key(shape, old, new, index)
     is_update = new is not None and operation != _INSERT
-    return Change(index=index, shape=shape, old=old, new=new, is_update=is_update, lacks_values=lacks_values)
+    return Change(index, shape, old, new, is_update, lacks_values)
 
 
 def _with_key(shape: Shape, old: Values | None, new: Values, index: int) -> Values:
@@ -211,7 +214,7 @@ def fold_steps(items: Iterator[Item], *, overlap: bool) -> Iterator[Step]:
 
 def _fold(fold: Fold, change: Change, *, overlap: bool) -> Move | None:
     """Add a change to the sum; what cannot be added is given back."""
-    old, new, index = change.old, change.new, change.index
+    old, new, index = change.old, change.new, change.place
     if new is None:
         assert old is not None, "a DELETE has an old row, or it was refused"
         fold.drop(fold.key_of(old), old, index)
@@ -240,10 +243,10 @@ def tally_of(change: Change) -> Tally:
 def _count(tally: Tally, change: Change) -> None:
     if change.new is not None and (change.lacks_values or (change.old is None and change.is_update)):
         raise errors.PluginBugError(
-            f"applying changes: change {change.index} of {change.shape.table.name}, which has no key, lacks its old "
+            f"applying changes: change {change.place} of {change.shape.table.name}, which has no key, lacks its old "
             "row or values; such a table can only be followed with REPLICA IDENTITY FULL"
         )
     if change.old is not None:
-        tally.count(change.old, -1, change.index)
+        tally.count(change.old, -1, change.place)
     if change.new is not None:
-        tally.count(change.new, +1, change.index)
+        tally.count(change.new, +1, change.place)
