@@ -13,7 +13,7 @@ from dataclasses import replace
 import psycopg
 from psycopg import sql
 
-from dsync.sdk import errors, failpoint, types
+from dsync.sdk import errors, failpoint, namespaces, types
 from dsync_postgres import large_objects as large
 from dsync_postgres.definition import Definition
 from dsync_postgres.options import PostgresOptions
@@ -142,6 +142,8 @@ class _Outline:
     ) -> None:
         self._connection = connection
         _require_names(connection, [item.target for item in request.mappings])
+        kept = {item.source for item in request.mappings if item.source == item.target}
+        _require_short_names(connection, [item for item in request.description.namespaces if item.namespace in kept])
         self._definition = Definition.decode(request.description.definition)
         self._claims = read_claims(connection, request.flow) if has_ledger else {}
         self._large = large_objects.plan_load(
@@ -399,6 +401,23 @@ def _require_names(connection: Connection, names: Sequence[str]) -> None:
             some = some[half:]
         else:
             return
+
+
+def _require_short_names(connection: Connection, described: Iterable[types.NamespaceDescription]) -> None:
+    """Raise PermanentError where a name would be cut off: as UTF-8 it takes more bytes than in another encoding."""
+    row = connection.execute("SELECT current_setting('max_identifier_length')::int, getdatabaseencoding()").fetchone()
+    assert row is not None, "a SELECT without FROM gives one row"
+    longest_bytes, encoding = row
+    if encoding != "UTF8":
+        return
+    for item in described:
+        for name in (*namespaces.split(item.namespace), *(column.name for column in item.columns)):
+            if len(name.encode()) > longest_bytes:
+                raise errors.PermanentError(
+                    f"preparing {item.namespace}: the name {name} takes {len(name.encode())} bytes in UTF-8, and the "
+                    f"sink cuts names off at {longest_bytes}; shorten it at the source, leave the table out "
+                    "(--exclude), or create the sink in the source's encoding"
+                )
 
 
 def _about_encodings(source: str, connection: Connection, request: types.PrepareRequest) -> Iterator[Finding]:

@@ -172,6 +172,19 @@ async def test_characters_that_the_sink_lacks(make: MakeDatabase, copier: Copier
     assert sink.value("SELECT to_regclass('line') IS NULL")
 
 
+@pytest.mark.parametrize("column", [False, True])
+async def test_names_that_would_be_cut_off(make: MakeDatabase, copier: Copier, column: bool) -> None:
+    """Of 40 bytes at the source and 80 at the sink, which has room for 63."""
+    source, sink = make("LATIN1"), make("UTF8", at_sink=True)
+    long, short = sql.Identifier("é" * 40), sql.Identifier("t")
+    names = (short, long) if column else (long, short)
+    run(source, sql.SQL("CREATE TABLE {} ({} int)").format(*names))
+    with pytest.raises(DsyncError, match="takes 80 bytes in UTF-8") as raised:
+        await replace(copier, source=source, sink=sink)()
+    assert raised.value.exit_code == 3
+    assert sink.value("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
+
+
 # ------------------------------------------------------------------- SQL_ASCII
 
 _LATIN1, _UTF8 = b"caf\xe9", b"caf\xc3\xa9"
