@@ -39,6 +39,7 @@ _DATA = (
     "count",
     "write_updates",
     "acknowledge",
+    "complete_changes",
     "write_changes",
     "get_by_ids",
     "open_units",

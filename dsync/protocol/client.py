@@ -497,6 +497,14 @@ class RemoteConnector(Connector):
             timeout_s=self._deadlines.data_s,
         )
 
+    async def complete_changes(self, frame: ChangeFrame) -> ChangeFrame:
+        return await self._link.call(
+            lambda s: s.complete_changes,
+            frame,
+            method="CompleteChanges",
+            timeout_s=self._deadlines.data_s,
+        )
+
     async def write_changes(self, request: WriteChangesRequest) -> WrittenChanges:
         answer = await self._link.call(
             lambda s: s.write_changes,

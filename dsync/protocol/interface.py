@@ -216,6 +216,14 @@ class Connector:
         """Everything up to this cursor of `stream_changes` is durable: the source may discard it. Repeatable."""
         raise _unsupported(self, "Acknowledge")
 
+    async def complete_changes(self, frame: ChangeFrame) -> ChangeFrame:
+        """The same changes in their order, each with all values that its record has by now, as an insert.
+
+        Where there is no such record any more, a delete of its old key. The answer's `position` is one at which they
+        were so.
+        """
+        raise _unsupported(self, "CompleteChanges")
+
     async def write_changes(self, request: WriteChangesRequest) -> WrittenChanges:
         """Apply changes with the ledger row of `request.context` in the same transaction; durable on return.
 
@@ -244,7 +252,7 @@ SERVICE_METHODS = {
     "LedgerService": ("open_units", "read_units", "save_manifest", "find_manifests", "clear_namespace", "forget_flow"),
     "PlanService": ("open_plan", "resume_plan"),
     "SchemaService": ("describe", "get_finish_data", "prepare", "finish"),
-    "ChangeService": ("stream_changes", "acknowledge", "write_changes"),
+    "ChangeService": ("stream_changes", "acknowledge", "complete_changes", "write_changes"),
     "ChecksumService": ("plan_ranges", "get_checksum", "get_row_hashes", "get_rows", "count_rows"),
 }
 """Which methods make up which dsync.v1 service; one overridden method means that the service is served."""

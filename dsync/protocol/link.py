@@ -55,6 +55,11 @@ class Stubs:
                 response_deserializer=dsync.WriteChangesResponse.FromString,
             )
         )
+        self.complete_changes: aio.UnaryUnaryMultiCallable[ChangeFrame, ChangeFrame] = channel.unary_unary(
+            "/dsync.v1.ChangeService/CompleteChanges",
+            request_serializer=page_codec.encode_frame,
+            response_deserializer=page_codec.decode_frame,
+        )
         self.change = dsync_grpc.ChangeServiceStub(channel)
         self.ledger = dsync_grpc.LedgerServiceStub(channel)
         self.plan = dsync_grpc.PlanServiceStub(channel)

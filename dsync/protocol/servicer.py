@@ -196,6 +196,9 @@ class _ChangeServicer:
         await self._connector.acknowledge(list(request.namespaces), request.cursor)
         return dsync.AcknowledgeResponse()
 
+    async def CompleteChanges(self, request: ChangeFrame, context: object) -> ChangeFrame:
+        return await self._connector.complete_changes(request)
+
     async def WriteChanges(self, request: WriteChangesRequest, context: object) -> dsync.WriteChangesResponse:
         return changes.written_to_pb(await self._connector.write_changes(request))
 
@@ -212,6 +215,11 @@ def _add_change_service(server: aio.Server, connector: Connector) -> None:
             servicer.Acknowledge,
             request_deserializer=dsync.AcknowledgeRequest.FromString,
             response_serializer=dsync.AcknowledgeResponse.SerializeToString,
+        ),
+        "CompleteChanges": grpc.unary_unary_rpc_method_handler(
+            servicer.CompleteChanges,
+            request_deserializer=page_codec.decode_frame,
+            response_serializer=page_codec.encode_frame,
         ),
         "WriteChanges": grpc.unary_unary_rpc_method_handler(
             servicer.WriteChanges,

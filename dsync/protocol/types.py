@@ -691,6 +691,6 @@ class IncompleteChange:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenChanges:
     changes: int
-    """How many were dealt with; those of `incomplete` among them."""
+    """How many were written: all of them, or none."""
     incomplete: tuple[IncompleteChange, ...] = ()
-    """To be read again at the source by their keys."""
+    """None was written: these have to be completed first."""

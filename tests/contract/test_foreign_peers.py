@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import bson
 import grpc
@@ -301,6 +302,9 @@ class Framed(Connector):
     async def acknowledge(self, namespaces: Sequence[str], cursor: bytes) -> None:
         self.acknowledged.append((namespaces, cursor))
 
+    async def complete_changes(self, frame: ChangeFrame) -> ChangeFrame:
+        return replace(frame, position=7)
+
     async def write_changes(self, request: WriteChangesRequest) -> WrittenChanges:
         if self.written:
             raise errors.LanesMeetError("two changes meet on an index")
@@ -338,6 +342,7 @@ async def test_frames_of_changes_cross_whole_and_what_is_durable_is_told() -> No
         context = WriteContext(flow="f", run="r", unit="lane:0", fence=1, cursor=first.cursor, seq=1)
         request = WriteChangesRequest(context=context, frame=first, targets=("b",), overlap=True)
         written = await connector.write_changes(request)
+        assert await connector.complete_changes(first) == replace(first, position=7)
         with pytest.raises(errors.LanesMeetError, match="meet on an index"):
             await connector.write_changes(request)
         await connector.close()

@@ -121,8 +121,8 @@ def test_names_in_uris_are_escaped(pg18: EmbeddedPostgres) -> None:
 
 
 @ALL_VERSIONS
-def test_data_and_address_outlive_every_kind_of_restart(pg_servers: PgServers, major: int) -> None:
-    server = pg_servers.shared(major)
+def test_data_and_address_outlive_every_kind_of_restart(own_servers: PgServers, major: int) -> None:
+    server = own_servers.own(major)
     uri = server.create_database("restarted")
     server.execute("CREATE TABLE t AS SELECT 0 AS n", dbname="restarted")
 
@@ -140,7 +140,6 @@ def test_data_and_address_outlive_every_kind_of_restart(pg_servers: PgServers, m
         restart()
     with psycopg.connect(uri) as connection:
         assert connection.execute("SELECT n FROM t").fetchone() == (3,)
-    server.drop_database("restarted")
 
 
 def test_settings_count_from_the_next_start(own_servers: PgServers) -> None:

@@ -2305,10 +2305,10 @@ class WriteChangesResponse(_message.Message):
     CHANGES_FIELD_NUMBER: _builtins.int
     INCOMPLETE_FIELD_NUMBER: _builtins.int
     changes: _builtins.int
-    """How many changes were dealt with; those of incomplete among them."""
+    """How many changes were written: all of them, or none."""
     @_builtins.property
     def incomplete(self) -> _containers.RepeatedCompositeFieldContainer[Global___IncompleteChange]:
-        """To be read again at the source by their keys."""
+        """None was written: these have to be completed first."""
 
     def __init__(
         self,

@@ -1217,7 +1217,7 @@ class ChecksumService:
 
 
 class ChangeServiceStub:
-    """Changes as they come, and writing them. A source serves the first two
+    """Changes as they come, and writing them. A source serves the first three
     methods, a sink the last.
     """
 
@@ -1237,6 +1237,11 @@ class ChangeServiceStub:
                 request_serializer=dsync_dot_v1_dot_dsync__pb2.AcknowledgeRequest.SerializeToString,
                 response_deserializer=dsync_dot_v1_dot_dsync__pb2.AcknowledgeResponse.FromString,
                 _registered_method=True)
+        self.CompleteChanges = channel.unary_unary(
+                '/dsync.v1.ChangeService/CompleteChanges',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.ChangeFrame.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.ChangeFrame.FromString,
+                _registered_method=True)
         self.WriteChanges = channel.unary_unary(
                 '/dsync.v1.ChangeService/WriteChanges',
                 request_serializer=dsync_dot_v1_dot_dsync__pb2.WriteChangesRequest.SerializeToString,
@@ -1245,7 +1250,7 @@ class ChangeServiceStub:
 
 
 class ChangeServiceServicer:
-    """Changes as they come, and writing them. A source serves the first two
+    """Changes as they come, and writing them. A source serves the first three
     methods, a sink the last.
     """
 
@@ -1257,6 +1262,15 @@ class ChangeServiceServicer:
 
     def Acknowledge(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteChanges(self, request, context):
+        """The same number of changes, each with all values that its record has by now
+        (an insert) or, where there is no such record any more, a delete of its old
+        key. The answer's position is one at which they were so.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -1282,6 +1296,11 @@ def add_ChangeServiceServicer_to_server(servicer, server):
                     request_deserializer=dsync_dot_v1_dot_dsync__pb2.AcknowledgeRequest.FromString,
                     response_serializer=dsync_dot_v1_dot_dsync__pb2.AcknowledgeResponse.SerializeToString,
             ),
+            'CompleteChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteChanges,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.ChangeFrame.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.ChangeFrame.SerializeToString,
+            ),
             'WriteChanges': grpc.unary_unary_rpc_method_handler(
                     servicer.WriteChanges,
                     request_deserializer=dsync_dot_v1_dot_dsync__pb2.WriteChangesRequest.FromString,
@@ -1296,7 +1315,7 @@ def add_ChangeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChangeService:
-    """Changes as they come, and writing them. A source serves the first two
+    """Changes as they come, and writing them. A source serves the first three
     methods, a sink the last.
     """
 
@@ -1344,6 +1363,33 @@ class ChangeService:
             '/dsync.v1.ChangeService/Acknowledge',
             dsync_dot_v1_dot_dsync__pb2.AcknowledgeRequest.SerializeToString,
             dsync_dot_v1_dot_dsync__pb2.AcknowledgeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.ChangeService/CompleteChanges',
+            dsync_dot_v1_dot_dsync__pb2.ChangeFrame.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.ChangeFrame.FromString,
             options,
             channel_credentials,
             insecure,

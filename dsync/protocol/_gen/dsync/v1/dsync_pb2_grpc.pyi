@@ -381,7 +381,7 @@ class ChecksumServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_ChecksumServiceServicer_to_server(servicer: ChecksumServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class ChangeServiceStub:
-    """Changes as they come, and writing them. A source serves the first two
+    """Changes as they come, and writing them. A source serves the first three
     methods, a sink the last.
     """
 
@@ -391,6 +391,11 @@ class ChangeServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ChangeServiceAsyncStub: ...
     StreamChanges: _grpc.UnaryStreamMultiCallable[_dsync_pb2.StreamChangesRequest, _dsync_pb2.ChangeFrame]
     Acknowledge: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.AcknowledgeRequest, _dsync_pb2.AcknowledgeResponse]
+    CompleteChanges: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.ChangeFrame, _dsync_pb2.ChangeFrame]
+    """The same number of changes, each with all values that its record has by now
+    (an insert) or, where there is no such record any more, a delete of its old
+    key. The answer's position is one at which they were so.
+    """
     WriteChanges: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.WriteChangesRequest, _dsync_pb2.WriteChangesResponse]
     """Durable on return, with the ledger row of the context in the transaction.
     Applying the same changes again from the same state gives the same state.
@@ -398,20 +403,25 @@ class ChangeServiceStub:
 
 @_typing.type_check_only
 class ChangeServiceAsyncStub(ChangeServiceStub):
-    """Changes as they come, and writing them. A source serves the first two
+    """Changes as they come, and writing them. A source serves the first three
     methods, a sink the last.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StreamChanges: _aio.UnaryStreamMultiCallable[_dsync_pb2.StreamChangesRequest, _dsync_pb2.ChangeFrame]  # type: ignore[assignment]
     Acknowledge: _aio.UnaryUnaryMultiCallable[_dsync_pb2.AcknowledgeRequest, _dsync_pb2.AcknowledgeResponse]  # type: ignore[assignment]
+    CompleteChanges: _aio.UnaryUnaryMultiCallable[_dsync_pb2.ChangeFrame, _dsync_pb2.ChangeFrame]  # type: ignore[assignment]
+    """The same number of changes, each with all values that its record has by now
+    (an insert) or, where there is no such record any more, a delete of its old
+    key. The answer's position is one at which they were so.
+    """
     WriteChanges: _aio.UnaryUnaryMultiCallable[_dsync_pb2.WriteChangesRequest, _dsync_pb2.WriteChangesResponse]  # type: ignore[assignment]
     """Durable on return, with the ledger row of the context in the transaction.
     Applying the same changes again from the same state gives the same state.
     """
 
 class ChangeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Changes as they come, and writing them. A source serves the first two
+    """Changes as they come, and writing them. A source serves the first three
     methods, a sink the last.
     """
 
@@ -428,6 +438,17 @@ class ChangeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dsync_pb2.AcknowledgeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dsync_pb2.AcknowledgeResponse, _abc.Awaitable[_dsync_pb2.AcknowledgeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CompleteChanges(
+        self,
+        request: _dsync_pb2.ChangeFrame,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.ChangeFrame, _abc.Awaitable[_dsync_pb2.ChangeFrame]]:
+        """The same number of changes, each with all values that its record has by now
+        (an insert) or, where there is no such record any more, a delete of its old
+        key. The answer's position is one at which they were so.
+        """
 
     @_abc_1.abstractmethod
     def WriteChanges(

@@ -1,0 +1,166 @@
+"""Histories of a source, framed in any way, and a sink that keeps what it is given as a ledgered database does."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from dsync.coordinator.stream.lanes import Lane, kept_by_all, opened
+from dsync.coordinator.stream.position import Position
+from dsync.protocol import frames
+from dsync.protocol.errors import FencedError, LanesMeetError, RecordError, ServerUnavailableError
+from dsync.protocol.frames import Place
+from dsync.protocol.interface import Connector
+from dsync.protocol.types import (
+    ChangeCommit,
+    ChangeFrame,
+    ChangeRelation,
+    ChangeType,
+    IncompleteChange,
+    Operation,
+    UnitState,
+    WriteChangesRequest,
+    WrittenChanges,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of a key; its record is its number in the history."""
+
+    operation: Operation
+    key: int
+    number: int
+    place: Place
+
+
+def history_of(transactions: Sequence[Sequence[tuple[Operation, int]]]) -> list[Change]:
+    """Operations and keys, transaction by transaction."""
+    changes = list[Change]()
+    for transaction, members in enumerate(transactions, 1):
+        index = 0
+        for operation, key in members:
+            index += operation not in (Operation.MARK, Operation.RESHAPE)
+            changes.append(Change(operation, key, len(changes), (transaction, index)))
+    return changes
+
+
+def framed(changes: Sequence[Change], *, before: Place, is_ended: bool) -> ChangeFrame:
+    """These changes as they come after that place; the cursor is the place, as the source's own business.
+
+    The last transaction has no commit yet where it is not ended.
+    """
+    ends = [
+        i for i in range(1, len(changes) + 1) if i == len(changes) or changes[i].place[0] != changes[i - 1].place[0]
+    ]
+    records = [b"%d" % change.number for change in changes]
+    transaction, index = changes[-1].place
+    return ChangeFrame(
+        type=ChangeType.BSON,
+        cursor=repr(changes[-1].place).encode(),
+        transaction=transaction,
+        index=index,
+        first_index=before[1] if changes[0].place[0] == before[0] else 0,
+        relations=(ChangeRelation(namespace="a"),),
+        operations=bytes(change.operation for change in changes),
+        relation_of=bytes(2 * len(changes)),
+        key_hashes=b"".join(change.key.to_bytes(8, "little") for change in changes),
+        sizes=b"".join(len(record).to_bytes(4, "little") for record in records),
+        body=b"".join(records),
+        commits=tuple(
+            ChangeCommit(end=end, transaction=changes[end - 1].place[0]) for end in (ends if is_ended else ends[:-1])
+        ),
+    )
+
+
+async def stream(history: Sequence[Change], position: Position, cuts: random.Random) -> AsyncIterator[ChangeFrame]:
+    """What comes after a cursor, cut into frames at random; then the stream ends."""
+    places = [repr(change.place).encode() for change in history]
+    # The last with this place: a mark has that of the change before it.
+    start = len(places) - places[::-1].index(position.cursor) if position.cursor else 0
+    before = history[start - 1].place if start else frames.START
+    while start < len(history):
+        end = min(len(history), start + cuts.randint(1, 6))
+        while end < len(history) and history[end].place == history[end - 1].place:
+            end += 1
+        is_ended = end == len(history) or history[end].place[0] != history[end - 1].place[0]
+        yield framed(history[start:end], before=before, is_ended=is_ended)
+        before, start = history[end - 1].place, end
+
+
+@dataclass(kw_only=True)
+class LedgerSink(Connector):
+    """Applies changes with the ledger in one step; may refuse, fail before or after, or ask for values."""
+
+    lanes: int
+    refuses: frozenset[int] = frozenset()
+    """Records it never takes."""
+    meet: Callable[[], bool] = lambda: False
+    fail: Callable[[], str] = lambda: ""
+    incomplete: set[int] = field(default_factory=set)
+    """Records that it needs completed."""
+    applied: list[tuple[int, int]] = field(default_factory=list)
+    """Key and number of each change, as they became durable."""
+    ledger: dict[str, tuple[int, int, bytes]] = field(default_factory=dict)
+    """Unit → fence, seq, cursor."""
+
+    def open(self) -> list[Lane]:
+        """The lanes as a coordinator that starts finds them."""
+        states = []
+        for number in range(self.lanes):
+            unit = f"stream:{number}"
+            fence, seq, cursor = self.ledger.get(unit, (0, 0, b""))
+            self.ledger[unit] = (fence + 1, seq, cursor)
+            states.append(UnitState(unit=unit, fence=fence + 1, cursor=cursor, seq=seq))
+        return opened(states)
+
+    async def write_changes(self, request: WriteChangesRequest) -> WrittenChanges:
+        frame, failure = request.frame, self.fail()
+        if failure == "before":
+            raise ServerUnavailableError("gone")
+        contexts = (request.context, *request.also)
+        if any(self.ledger[context.unit][0] != context.fence for context in contexts):
+            raise FencedError("another one has it")
+        if all(self.ledger[context.unit][1] == context.seq for context in contexts):
+            return WrittenChanges(changes=len(frame))
+        assert all(self.ledger[context.unit][1] == context.seq - 1 for context in contexts)
+        # A set of changes is folded by key, and what concerns several keys cannot be.
+        assert len(frame) < 2 or not set(frame.operations) & {Operation.MOVE, Operation.TRUNCATE, Operation.MARK}
+        numbers = _numbers(frame)
+        if asked := [i for i, number in enumerate(numbers) if number in self.incomplete]:
+            return WrittenChanges(changes=0, incomplete=tuple(IncompleteChange(index=i) for i in asked))
+        if numbers and not request.in_order and self.meet():
+            raise LanesMeetError("two keys on an index")
+        if self.refuses.intersection(numbers):
+            raise RecordError("not this one")
+        keys = [int.from_bytes(frame.key_hashes[8 * i : 8 * i + 8], "little") for i in range(len(frame))]
+        self.applied += zip(keys, numbers, strict=True)
+        for context in contexts:
+            self.ledger[context.unit] = (context.fence, context.seq, context.cursor)
+        if failure == "after":
+            raise ServerUnavailableError("gone after all")
+        return WrittenChanges(changes=len(frame))
+
+    async def complete(self, frame: ChangeFrame, asked: Sequence[IncompleteChange]) -> ChangeFrame:
+        """As the source would, by way of the coordinator."""
+        changes = {}
+        for item in asked:
+            one = frames.cut(frame, item.index, item.index + 1)
+            self.incomplete.discard(_numbers(one)[0])
+            changes[item.index] = replace(one, operations=bytes([Operation.INSERT]))
+        return frames.replaced(frame, changes)
+
+    @property
+    def position(self) -> Position:
+        """Where the source has to go on."""
+        return kept_by_all(self.open())
+
+
+def _numbers(frame: ChangeFrame) -> list[int]:
+    found, position = [], 0
+    for i in range(len(frame)):
+        size = int.from_bytes(frame.sizes[4 * i : 4 * i + 4], "little")
+        found.append(int(bytes(frame.body[position : position + size])))
+        position += size
+    return found

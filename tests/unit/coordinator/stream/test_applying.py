@@ -1,0 +1,150 @@
+"""Rounds and lanes: every change once, each key's in its order, whatever is refused, fails or is cut anew."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsync.coordinator.retries import Retries
+from dsync.coordinator.stream import applier as applying
+from dsync.coordinator.stream.applier import Applier
+from dsync.coordinator.stream.lanes import kept_by_all
+from dsync.coordinator.stream.position import Position
+from dsync.coordinator.stream.rounds import Rounds, StreamEndedError
+from dsync.protocol.errors import PermanentError, RecordError, ServerUnavailableError
+from dsync.protocol.types import ChangeFrame, ChangeType, Operation
+from tests.unit.coordinator.stream.histories import Change, LedgerSink, history_of, stream
+
+OPERATIONS = st.sampled_from(
+    [Operation.INSERT, Operation.UPDATE, Operation.DELETE, Operation.MOVE, Operation.TRUNCATE, Operation.MARK]
+)
+TRANSACTIONS = st.lists(st.lists(st.tuples(OPERATIONS, st.integers(0, 5)), min_size=1, max_size=8), max_size=8)
+
+
+class Life:
+    """A coordinator that applies until the stream ends or something fails."""
+
+    def __init__(self, sink: LedgerSink, *, in_one: bool = False, repeat: bool = False) -> None:
+        self.buried = list[bytes]()
+        self.applier = Applier(
+            flow="f",
+            run="r",
+            sink=sink,
+            lanes=sink.open(),
+            type=ChangeType.BSON,
+            target_of=lambda namespace: namespace,
+            retries=Retries(retry_for_s=5 if repeat else 0, emit=lambda _: None, is_stopping=lambda: False),
+            reopen=_nothing,
+            bury=self._bury,
+            complete=sink.complete,
+            in_one=in_one,
+        )
+
+    async def _bury(self, change: ChangeFrame, error: RecordError) -> None:
+        self.buried.append(bytes(change.body))
+
+    async def run(self, history: list[Change], cuts: random.Random, *, limit_bytes: int) -> None:
+        rounds = Rounds(limit_bytes=limit_bytes, whole_transactions=self.applier.in_one)
+        start = kept_by_all(self.applier.lanes)
+        with pytest.raises(StreamEndedError):
+            async for found in rounds.of(stream(history, start, cuts), after=start):
+                await self.applier.apply(found)
+        await self.applier.catch_up()
+
+
+async def _nothing() -> None:
+    """There is no session to open."""
+
+
+def check(sink: LedgerSink, history: list[Change], *, without: frozenset[int] = frozenset()) -> None:
+    """Each change was applied once, and those of a key in their order."""
+    expected = [c for c in history if c.operation is not Operation.MARK and c.number not in without]
+    assert sorted(number for _, number in sink.applied) == [change.number for change in expected]
+    by_key: dict[int, list[int]] = defaultdict(list)
+    for key, number in sink.applied:
+        by_key[key].append(number)
+    assert all(numbers == sorted(numbers) for numbers in by_key.values())
+    # What concerns more than one key came after everything before it, and before everything after it.
+    order = [number for _, number in sink.applied]
+    for change in expected:
+        if change.operation in (Operation.MOVE, Operation.TRUNCATE):
+            place = order.index(change.number)
+            assert all(number < change.number for number in order[:place])
+            assert all(number > change.number for number in order[place + 1 :])
+
+
+@pytest.fixture(params=[0, 512], ids=["side-by-side", "small"], autouse=True)
+def small_round(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(applying, "SMALL_ROUND", request.param)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TRANSACTIONS, st.integers(1, 4), st.integers(1, 40), st.randoms(), st.booleans())
+async def test_every_change_is_applied_once_and_in_order(
+    transactions: list[list[tuple[Operation, int]]], lanes: int, limit: int, chance: random.Random, in_one: bool
+) -> None:
+    history = history_of(transactions)
+    sink = LedgerSink(lanes=lanes)
+    life = Life(sink, in_one=in_one)
+    await life.run(history, chance, limit_bytes=limit)
+    check(sink, history)
+    counted = [change.place for change in history]
+    assert sink.position.place == (counted[-1] if counted else (0, 0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(TRANSACTIONS, st.integers(1, 4), st.randoms(), st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)))
+async def test_changes_that_meet_are_refused_or_want_values_hold_up_nothing(
+    transactions: list[list[tuple[Operation, int]]],
+    lanes: int,
+    chance: random.Random,
+    refused: set[int],
+    incomplete: set[int],
+) -> None:
+    history = history_of(transactions)
+    bad = frozenset(c.number for c in history if c.number in refused and c.operation is not Operation.MARK)
+    sink = LedgerSink(lanes=lanes, refuses=bad, meet=lambda: chance.random() < 0.4, incomplete=incomplete)
+    life = Life(sink)
+    await life.run(history, chance, limit_bytes=30)
+    check(sink, history, without=bad)
+    assert sorted(map(int, life.buried)) == sorted(bad)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TRANSACTIONS, st.integers(1, 4), st.randoms(), st.booleans())
+async def test_a_coordinator_that_ends_anywhere_is_gone_on_from_the_ledger(
+    transactions: list[list[tuple[Operation, int]]], lanes: int, chance: random.Random, repeat: bool
+) -> None:
+    """Before or after a write is durable; the source cuts its frames anew each time."""
+    history = history_of(transactions)
+    left = [3]
+
+    def fail() -> str:
+        found = chance.choice(["", "before", "after"]) if left[0] else ""
+        left[0] -= bool(found)
+        return found
+
+    sink = LedgerSink(lanes=lanes, fail=fail, meet=lambda: chance.random() < 0.2)
+    while True:
+        try:
+            await Life(sink, repeat=repeat and not left[0]).run(history, chance, limit_bytes=chance.randint(1, 40))
+        except ServerUnavailableError:
+            continue
+        break
+    check(sink, history)
+
+
+def test_a_position_survives_its_bytes() -> None:
+    position = Position(place=(2**63, 7), cursor=b"\0c")
+    assert Position.decode(position.encode()) == position
+    assert Position.decode(b"") == Position()
+
+
+@pytest.mark.parametrize("data", [b"\xc1", b"\x94\x02\x01\x01\xc4\x00", b"\x91\x01", b"junk"])
+def test_a_damaged_position_is_not_taken_for_a_start(data: bytes) -> None:
+    with pytest.raises(PermanentError):
+        Position.decode(data)
