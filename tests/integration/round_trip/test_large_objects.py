@@ -31,7 +31,7 @@ def make(database: Database, oid: int, data: bytes) -> None:
 
 
 def fill(database: Database) -> dict[int, bytes]:
-    """Objects of all kinds of sizes, one of them with a hole, and a table that refers to them."""
+    """Objects of all kinds of sizes, one of them with a hole, one of zeros alone, and a table that refers to them."""
     made = {
         3_000_000_000 + place: random.Random(size).randbytes(size)  # beyond what a signed number of 32 bits holds
         for place, size in enumerate(_SIZES)
@@ -48,7 +48,9 @@ def fill(database: Database) -> dict[int, bytes]:
         connection.execute("SELECT lo_create(77777)")
         connection.execute("SELECT lo_put(77777, %s, 'end'::bytea)", [3 * PIECE + 5])
         connection.execute("COMMENT ON LARGE OBJECT 500001 IS 'what it''s for'")
+        connection.execute("SELECT lo_from_bytea(77778, %s)", [bytes(2 * PIECE)])
     made[77777] = bytes(3 * PIECE + 5) + b"end"
+    made[77778] = bytes(2 * PIECE)
     return made
 
 
@@ -248,7 +250,7 @@ async def test_an_owner_of_nothing_else_copies_them(source: Database, sink: Data
     copier = replace(copier, source_uri=reading, sink_uri=sink.owner_uri(), options={"no_owner": True})
     source.run(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}").format(sql.Identifier(reader)))
 
-    with pytest.raises(DsyncError, match="708 of 708"):
+    with pytest.raises(DsyncError, match="709 of 709"):
         await copier()
     source.run(
         sql.SQL(
