@@ -207,7 +207,10 @@ class PluginProcess:
         if not line:
             how = await self.wait()
             output = await self._last_output()
-            raise ServerUnavailableError(f"{name}: its process {how} before it could answer{output}")
+            raise ServerUnavailableError(
+                f"{name}: its process {how} before it could answer{output}; give the same command again, with -v if it "
+                "does not help"
+            )
         answer = json.loads(line[:_LONGEST_ANSWER_BYTES])
         if "error" in answer:
             names, message = answer["error"]

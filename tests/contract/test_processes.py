@@ -107,7 +107,11 @@ async def test_a_secret_reference_is_resolved_by_the_plugin(
         ("memory://?fil=a:1", errors.OptionError, "did you mean fill"),
         ("memory://?record_bytes=1", errors.OptionError, "option record_bytes"),
         ("memory://?password=env:NOT_SET_ANYWHERE", errors.OptionError, "NOT_SET_ANYWHERE is not set"),
-        ("dies://", errors.ServerUnavailableError, r"exited with code 3 .*: cannot load the driver"),
+        (
+            "dies://",
+            errors.ServerUnavailableError,
+            r"exited with code 3 .*: cannot load the driver; give the same command again",
+        ),
         ("raises://u:canary-hunter22@h", errors.PluginBugError, r"raised KeyError$"),
         ("silent://", errors.DeadlineError, "did not start within 1 s"),
     ],
