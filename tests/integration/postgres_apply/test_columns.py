@@ -243,7 +243,7 @@ async def test_a_frame_that_is_not_what_it_says_is_refused(
         (Op.DELETE, b"N\0\2nn"),
         (Op.INSERT, b"K\0\2nnN\0\2nn"),
         (Op.UPDATE, b"K\0\2nn"),
-        (Op.TRUNCATE, b""),
+        (Op.TRUNCATE, b"\0\0"),
         (77, b""),
     ):
         with pytest.raises(errors.PluginBugError):

@@ -90,14 +90,14 @@ def _read_values(data: bytes, position: int, columns: int) -> tuple[list[Value],
 
 
 def read_flags(data: bytes, start: int, end: int) -> int:
-    """The flags of a TRUNCATE.
+    """The flags of a TRUNCATE; none where its record is empty.
 
     Raises:
-        PluginBugError: the record is not one byte.
+        PluginBugError: the record is longer than one byte.
     """
-    if end - start != 1:
+    if end - start > 1:
         raise _malformed("a TRUNCATE has one byte")
-    return data[start]
+    return data[start] if end > start else 0
 
 
 def _malformed(reason: str) -> errors.PluginBugError:

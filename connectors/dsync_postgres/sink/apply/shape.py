@@ -68,14 +68,13 @@ class Shape:
     def _choose_key(self, relation: types.ChangeRelation) -> tuple[Indexes, bool]:
         placed = sorted((c.key_position, index) for index, c in enumerate(relation.columns) if c.key_position)
         key = tuple(index for _, index in placed)
-        by_name = {column.name: index for index, column in self.columns.items()}
+        by_name = {column.name for column in self.columns.values()}
         names = {relation.columns[index].name for index in key}
         if key and any(set(unique) == names for unique in self.table.keys):
             return key, True
-        if relation.full_old_row:
-            # Old rows come whole, so any key will do that the sink has.
-            unique = next((unique for unique in self.table.keys if set(unique) <= set(by_name)), ())
-            return tuple(by_name[name] for name in unique), bool(unique)
+        if relation.full_old_row and len(key) == self.width:
+            # It only says that rows come whole. A key of the sink's own would hide rows that are double.
+            return (), False
         unknown = sorted(name for name in names if name not in by_name)
         if unknown:
             raise errors.NamespaceChangedError(
