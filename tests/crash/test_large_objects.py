@@ -103,3 +103,20 @@ def test_what_has_changed_after_it_was_finished_is_named(make_flow: MakeFlow) ->
 
     assert again.exit_code == 0, again.log[-4000:]
     assert objects(flow.sink) == objects(flow.source)
+
+
+def test_two_flows_do_not_fill_them_at_once(make_flow: MakeFlow) -> None:
+    """The second is refused, with the first one's name, until that has ended."""
+    flow = make_flow(prepare=fill, parallel=1, arguments=("--flow", "first"))
+    flow.run_until_killed("coordinator.after_checkpoint:exit@4")
+    before = objects(flow.sink)
+    other = make_flow(prepare=fill, sink=flow.sink, arguments=("--flow", "second"))
+
+    refused = other.run()
+
+    assert (refused.exit_code, "flow first is filling large objects" in refused.message) == (2, True), refused.log[
+        -3000:
+    ]
+    assert objects(flow.sink) == before
+    assert flow.run().exit_code == 0
+    assert objects(flow.sink) == objects(flow.source)

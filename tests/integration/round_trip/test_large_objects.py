@@ -10,6 +10,7 @@ import pytest
 from psycopg import sql
 
 from dsync.app.requests import VerifyRequest
+from dsync.app.reset import ResetRequest, reset
 from dsync.app.verify import verify
 from dsync.coordinator.events import FindingReported
 from dsync.protocol.errors import DsyncError, RequestError, SinkNotEmptyError
@@ -265,3 +266,32 @@ async def test_an_owner_of_nothing_else_copies_them(source: Database, sink: Data
         oid: item[0] for oid, item in objects(source).items()
     }
     source.run(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(reader)))
+
+
+async def test_a_reset_leaves_them_and_forgets_whose_they_are(source: Database, sink: Database, copier: Copier) -> None:
+    """Afterwards they are in another flow's way, as rows are."""
+    fill(source)
+    first = await copier()
+    there = objects(sink)
+
+    report = await reset(ResetRequest(flow=first.outcome.flow, sink=sink.uri, state=str(copier.state), attach="inline"))
+
+    assert any("large object notes" in line for line in report.at_sink), report
+    assert objects(sink) == there
+    assert sink.value("SELECT to_regnamespace('_dsync') IS NULL")
+    with pytest.raises(SinkNotEmptyError, match="77777"):
+        await copier(exclude=("public.picture",))
+
+
+async def test_without_a_schema_too(source: Database, sink: Database, copier: Copier) -> None:
+    """Which oids will come is not said beforehand then, so any object of others is in the way."""
+    make(source, 601, b"content")
+    make(sink, 9, b"somebody's")
+
+    with pytest.raises(SinkNotEmptyError, match="9"):
+        await copier(schema_mode="none")
+    sink.run("SELECT lo_unlink(9)")
+    copied = await copier(schema_mode="none")
+
+    assert copied.exit_code == 0, copied.explained()
+    assert objects(sink) == objects(source)
