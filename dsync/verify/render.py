@@ -18,8 +18,8 @@ def _is_worth_a_line(namespace: NamespaceReport) -> bool:
 
 
 def _summary(report: VerifyReport) -> str:
-    total = len(report.namespaces)
-    differing = sum(not namespace.is_equal for namespace in report.namespaces)
+    total = sum(namespace.stands_for for namespace in report.namespaces)
+    differing = sum(namespace.stands_for for namespace in report.namespaces if not namespace.is_equal)
     if not total:
         verdict = "nothing to compare"
     elif differing:

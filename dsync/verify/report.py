@@ -102,6 +102,8 @@ class NamespaceReport:
     """The first ones; `counts` says how many there are."""
     notes: tuple[str, ...] = ()
     elapsed_s: float = 0.0
+    stands_for: int = 1
+    """How many of the namespaces that were to be compared this is: more for a tree that is compared as a whole."""
 
     @property
     def is_equal(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
@@ -89,6 +90,7 @@ class Verifier:
         started_at = self._clock()
         ends = await self._meet(namespaces)
         self._trees = await self._find_trees(namespaces, ends)
+        stands_for = Counter(self._trees.get(name, name) for name in namespaces)
         if self._trees:
             namespaces = _with_trees(namespaces, ends, self._trees)
             ends = await self._meet(namespaces)
@@ -97,7 +99,8 @@ class Verifier:
 
         async def work() -> None:
             for source, target in todo:
-                reports[source] = report = await self._compare(ends, source, target)
+                found = await self._compare(ends, source, target)
+                reports[source] = report = replace(found, stands_for=stands_for.get(source, 1))
                 self._tell(report)
 
         async with task_group() as group:

@@ -25,6 +25,14 @@ def test_equal_ends_exit_0_in_one_line() -> None:
     assert render(report) == "2 namespaces agree: 1,234 rows, pushed down, under the copy's snapshot, 1.2 s"
 
 
+def test_a_tree_counts_as_all_that_it_was_asked_for() -> None:
+    """As many agree, or differ, as were copied."""
+    report = report_of(table(stands_for=3), table(source="public.b"))
+    assert render(report).startswith("4 namespaces agree")
+    report = report_of(table(stands_for=3, counts=Counts(extra=1)), table(source="public.b"))
+    assert "3 of 4 namespaces differ:" in render(report)
+
+
 def test_differences_exit_4_and_are_listed_with_what_is_not_listed() -> None:
     """Counts are exact; the list says how much it leaves out."""
     report = report_of(
