@@ -60,6 +60,27 @@ async def test_a_standby_is_copied_and_resumed(pair: tuple[Database, Database], 
     assert "standby" in {finding.code for finding in found}
 
 
+async def test_large_objects_of_a_standby(pair: tuple[Database, Database], open_source: OpenSource) -> None:
+    """They are opened for reading only, which a standby allows."""
+    primary, standby = pair
+    primary.run("SELECT lo_from_bytea(n, repeat('x', 1000 * n)::bytea) FROM generate_series(301, 303) n")
+    catch_up(primary, standby)
+    source = await open_source(standby, page_bytes=64 * 1024)
+    name = "pg_catalog.pg_largeobject"
+    plan = await source.plan(name)
+
+    (partition,) = plan.partitions
+    rows, cursor = 0, b""
+    while True:
+        page = await source.page(partition, cursor)
+        rows, cursor = rows + page.rows, page.next_cursor
+        if not cursor:
+            break
+
+    assert rows == 6, "of each a whole piece and what is left"
+    assert await source.connector.count_rows(name) == 6
+
+
 async def test_a_snapshot_that_replay_ends_is_a_lost_one(own_servers: PgServers, open_source: OpenSource) -> None:
     """Without feedback the primary removes what the standby still reads; the copy goes on by verdicts."""
     primary = own_servers.own(18)
