@@ -143,6 +143,8 @@ class ReplicationConnection:
         self._pgconn.nonblocking = 1
         self._is_streaming = True
         self._watch()
+        # What has come together with the server's answer is in libpq already, and shows on no socket.
+        self._on_readable()
         self._tick()
 
     async def read(self) -> list[bytes]:

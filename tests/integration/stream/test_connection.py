@@ -1,8 +1,8 @@
 """The replication connection on real servers: what it reads, what it acknowledges, and what keeps it alive."""
 
-import asyncio
 import os
 
+import psycopg
 import pytest
 from dsync_postgres.stream.connection import DATA, HEADER_BYTES, KEEPALIVE
 from dsync_postgres.stream.decoder import Decoder
@@ -101,8 +101,9 @@ async def test_a_consumer_that_takes_nothing_costs_no_connection_and_no_memory(o
         position = await prepare(sessions, Database(server=server, name="postgres"), "t", slot="slow")
         server.execute("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 40000) i")
         async with streaming(sessions, "slow", position, buffer_bytes=limit) as connection:
-            # The sink is busy for four times the server's patience.
-            await asyncio.sleep(4)
+            # The sink is busy for four times the server's patience, and the server is asked how long that was.
+            with server.connect() as admin:
+                await wait_for_async(lambda: _is_older(admin, connection.pid, seconds=4), what="4 s have passed")
             decoder, rows = Decoder(), 0
             while rows < 40000:
                 taken = await connection.read()
@@ -112,6 +113,13 @@ async def test_a_consumer_that_takes_nothing_costs_no_connection_and_no_memory(o
             reader = await find_slot(sessions, "slow")
             assert reader is not None
             assert reader.active_pid == connection.pid
+
+
+def _is_older(admin: psycopg.Connection, pid: int, *, seconds: int) -> bool:
+    query = "SELECT clock_timestamp() - backend_start > %s * interval '1 s' FROM pg_stat_activity WHERE pid = %s"
+    row = admin.execute(query, [seconds, pid]).fetchone()
+    assert row is not None, "the server has ended the connection"
+    return bool(row[0])
 
 
 async def test_a_connection_that_ends_says_so_after_everything_that_came(database: DatabaseFactory) -> None:
