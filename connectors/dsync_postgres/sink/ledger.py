@@ -270,6 +270,19 @@ def _regclass(connection: Connection, namespace: str) -> str | None:
         return None
 
 
+_MOVES = {
+    is_unlogged: f"""
+WITH moved AS (
+  UPDATE _dsync.{table} SET seq = $1::bigint, cursor = $2::bytea, rows = rows + $3::bigint, bytes = bytes + $4::bigint,
+    done = $5::boolean, updated_at = now()
+  WHERE flow = $6::text AND run = $7::text AND unit = $8::text AND fence = $9::bigint AND seq = $1::bigint - 1
+  RETURNING 1
+) SELECT 1 / count(*) FROM moved
+""".encode()
+    for is_unlogged, table in ((False, "ledger"), (True, "ledger_unlogged"))
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
     """The two statements that bind a write to its place in the ledger."""
@@ -319,12 +332,6 @@ class Guard:
     def move_prepared(self, *, rows: int, size_bytes: int) -> tuple[bytes, list[bytes | None]]:
         """As `move`, for a statement that is prepared once: its text and its parameters."""
         context = self.context
-        text = sql.SQL(
-            "WITH moved AS (UPDATE {table} SET seq = $1::bigint, cursor = $2::bytea, rows = rows + $3::bigint,"
-            " bytes = bytes + $4::bigint, done = $5::boolean, updated_at = now()"
-            " WHERE flow = $6::text AND run = $7::text AND unit = $8::text AND fence = $9::bigint"
-            " AND seq = $1::bigint - 1 RETURNING 1) SELECT 1 / count(*) FROM moved"
-        ).format(table=self._table)
         parameters = [
             str(context.seq),
             "\\x" + context.cursor.hex(),
@@ -336,7 +343,7 @@ class Guard:
             context.unit,
             str(context.fence),
         ]
-        return text.as_bytes(None), [parameter.encode() for parameter in parameters]
+        return _MOVES[self.unlogged], [parameter.encode() for parameter in parameters]
 
     def is_repeat(self, standing: tuple[int, int, bytes] | None) -> bool:
         """True where this very write is in the ledger already, False where it is the next one.

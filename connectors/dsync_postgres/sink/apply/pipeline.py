@@ -22,6 +22,8 @@ Tag = TypeVar("Tag")
 
 # Patterns of values that were not sent make statements of their own, and the server keeps a plan of each.
 _MOST_STATEMENTS = 300
+# What is sent in one go; a statement without parameters weighs something too, and so does its answer.
+_FLUSH_BYTES, _STATEMENT_BYTES = 64 * 1024, 100
 
 
 class Prepared:
@@ -61,6 +63,7 @@ class Pipeline(Generic[Tag]):
         self._sent: list[tuple[Tag, bytes, bytes]] = []
         """(tag, text, name) of each; with a name where it is the preparation."""
         self._fresh: dict[bytes, bytes] = {}
+        self._waiting_bytes = 0
         self._pgconn.enter_pipeline_mode()
 
     def run(self, text: bytes, parameters: Sequence[bytes | None], tag: Tag) -> None:
@@ -74,7 +77,11 @@ class Pipeline(Generic[Tag]):
             self._touch(text)
         self._pgconn.send_query_prepared(name, parameters)
         self._sent.append((tag, text, b""))
-        wire.flush(self._pgconn)
+        self._waiting_bytes += _STATEMENT_BYTES + sum(map(len, filter(None, parameters)))
+        if self._waiting_bytes > _FLUSH_BYTES:
+            # The server begins while we go on; and neither waits for the other to read.
+            wire.flush(self._pgconn)
+            self._waiting_bytes = 0
 
     def run_once(self, text: bytes, tag: Tag) -> None:
         """Send a statement that nobody will send again."""
@@ -94,6 +101,7 @@ class Pipeline(Generic[Tag]):
         """
         self._pgconn.pipeline_sync()
         wire.flush(self._pgconn)
+        self._waiting_bytes = 0
         found: list[tuple[Tag, pq.abc.PGresult]] = []
         failed: StatementError[Tag] | None = None
         for tag, text, name in self._sent:
