@@ -133,10 +133,7 @@ class FrameBuilder:
         elif isinstance(event, Commit):
             self._commit(event)
         elif isinstance(event, Truncate):
-            for relation in event.relations:
-                shape = self._shape_of(relation)
-                if shape.is_wanted:
-                    self._count(Operation.TRUNCATE, shape, 0, b"")
+            self._add_truncate(event)
         elif isinstance(event, LogicalMessage):
             if event.prefix == MARK_PREFIX and not self._is_old and not self._skip:
                 self._append(Operation.MARK, 0, 0, event.content)
@@ -192,6 +189,16 @@ class FrameBuilder:
                 assert old is not None, "so says is_moved"
                 self._count(Operation.DELETE, shape, shape.hash(old.key), record[: old.end])
                 self._count(Operation.INSERT, shape, shape.hash(new.key), record[old.end :])
+
+    def _add_truncate(self, truncate: Truncate) -> None:
+        """One for each table, directly after each other: foreign keys among them forbid to empty one alone."""
+        shapes = [shape for relation in truncate.relations if (shape := self._shape_of(relation)).is_wanted]
+        if not self._skip and not self._is_old:
+            for shape in shapes:
+                self._place(shape)
+        flags = bytes((truncate.is_cascade | truncate.restarts_identity << 1,))
+        for shape in shapes:
+            self._count(Operation.TRUNCATE, shape, 0, flags)
 
     def _count(self, operation: int, shape: _Shape, key: int, record: bytes) -> None:
         """Add what has a number in its transaction, unless it was sent before."""
@@ -254,7 +261,7 @@ class FrameBuilder:
             transaction=self._transaction,
             index=self._index,
             first_index=max(0, self._first_index),
-            relations=tuple(_described(shape, name_of) for shape in self._in_frame),
+            relations=self._relations(name_of),
             operations=bytes(self._operations),
             relation_of=_little(self._relation_of),
             key_hashes=_little(self._hashes),
@@ -269,6 +276,11 @@ class FrameBuilder:
         self._clear()
         self._has_moved = False
         return frame
+
+    def _relations(self, name_of: Callable[[TypeName], str]) -> tuple[ChangeRelation, ...]:
+        found = tuple(_described(shape, name_of) for shape in self._in_frame)
+        # A mark concerns no table, but every change has an index into these.
+        return found or ((ChangeRelation(namespace=""),) if self._operations else ())
 
 
 def _described(shape: _Shape, name_of: Callable[[TypeName], str]) -> ChangeRelation:

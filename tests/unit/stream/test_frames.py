@@ -81,7 +81,7 @@ def _records(frame: ChangeFrame) -> Iterator[tuple[Operation, str, int, bytes]]:
         struct.unpack(f"<{count}I", frame.sizes),
         strict=True,
     ):
-        name = frame.relations[relation].namespace if frame.relations else ""
+        name = frame.relations[relation].namespace
         yield Operation(operation), name, key, body[start : start + size]
         start += size
     assert start == len(body)
@@ -159,7 +159,7 @@ def test_barriers_keep_their_place(tmp_path: Path) -> None:
             *_transaction(
                 2,
                 e.insert(_OID, _row(b"1", b"a")),
-                e.truncate([_OID, _FULL]),
+                e.truncate([_OID, _FULL], options=2),
                 e.message("other", b"no"),
                 e.message("dsync", b"yes"),
                 e.relation(_OID, wider, name="t"),
@@ -171,16 +171,28 @@ def test_barriers_keep_their_place(tmp_path: Path) -> None:
     assert found == [
         (Operation.RESHAPE, "public.t"),
         (Operation.INSERT, "public.t"),
-        (Operation.TRUNCATE, "public.t"),
         (Operation.RESHAPE, "public.full"),
+        (Operation.TRUNCATE, "public.t"),
         (Operation.TRUNCATE, "public.full"),
         (Operation.MARK, "public.t"),
         (Operation.RESHAPE, "public.t"),
         (Operation.INSERT, "public.t"),
     ]
     assert [len(relation.columns) for relation in frame.relations if relation.namespace == "public.t"] == [2, 3]
+    # RESTART IDENTITY, as the server says it.
+    assert {record for operation, _, _, record in _records(frame) if operation is Operation.TRUNCATE} == {b"\x02"}
     # Reshapes and marks have no number.
     assert frame.place == (200, 4)
+
+
+def test_a_mark_alone_makes_a_frame_that_is_whole(tmp_path: Path) -> None:
+    """Every change has an index of a relation of its frame, also one that concerns no table; its place is not moved."""
+    (frame,) = _frames(tmp_path, _transaction(2, e.message("dsync", b"yes")))
+    assert [(operation, name, record) for operation, name, _, record in _records(frame)] == [
+        (Operation.MARK, "", b"yes")
+    ]
+    assert frame.place == (0, 0)
+    assert Position.decode(frame.cursor).end_lsn == 210
 
 
 def test_tables_that_are_not_wanted_have_no_place(tmp_path: Path) -> None:
