@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dsync_postgres.checksums.checksums import Checksums
     from dsync_postgres.sink.side import SinkSide
     from dsync_postgres.source.side import SourceSide
+    from dsync_postgres.stream.serving import Streams
 
 DIALECT = "postgres"
 _MAX_MESSAGE_BYTES = 64 * MIB
@@ -43,6 +44,12 @@ class PostgresConnector(Connector):
         from dsync_postgres.source.side import SourceSide
 
         return SourceSide(self._sessions, self._context)
+
+    @cached_property
+    def _streams(self) -> Streams:
+        from dsync_postgres.stream.serving import Streams
+
+        return Streams(self._sessions, self._context)
 
     @cached_property
     def _sink(self) -> SinkSide:
@@ -131,6 +138,12 @@ class PostgresConnector(Connector):
 
     async def resume_plan(self, snapshot: bytes, partitions: Sequence[types.CopiedPartition]) -> types.ResumedPlan:
         return await self._source.resume_plan(snapshot, partitions)
+
+    def stream_changes(self, request: types.StreamChangesRequest) -> AsyncIterator[types.ChangeFrame]:
+        return self._streams.stream(request)
+
+    async def acknowledge(self, namespaces: Sequence[str], cursor: bytes) -> None:
+        await self._streams.acknowledge(namespaces, cursor)
 
     async def list_data(self, request: types.ReadRequest) -> types.Page:
         return await self._source.list_data(request)

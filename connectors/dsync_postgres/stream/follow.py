@@ -54,6 +54,8 @@ class Following:
     folder: Path
     """Where large transactions wait; there already, and nobody else's."""
     frame_bytes: int = 1024 * 1024
+    frame_limit_bytes: int = 64 * 1024 * 1024
+    """What a frame may weigh at the most, everything included."""
     retry_for_s: float = 30.0
 
 
@@ -167,6 +169,11 @@ class Follower:
         if unknown:
             self._types.update(await self._sessions.run("naming types", lambda found: _name_types(found, unknown)))
         self._frame_at_s = asyncio.get_running_loop().time()
+        if builder.size_bytes > self._following.frame_limit_bytes:
+            raise errors.CapacityError(
+                f"following {', '.join(builder.namespaces)}: a change weighs more than one message may "
+                f"({self._following.frame_limit_bytes:,} bytes); shorten the row, or leave its table out with --exclude"
+            )
         return builder.flush(
             self._types.__getitem__,
             time=_EPOCH + timedelta(microseconds=connection.sent_at_us) if connection.sent_at_us else None,

@@ -42,6 +42,8 @@ TypeName = tuple[int, int]
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MOST_CHANGES = 50_000
+# What a frame has beside its records: of each change, and of its relations and commits.
+_CHANGE_BYTES, _ENVELOPE_BYTES = 15, 16 * 1024
 _u32 = struct.Struct(">I").unpack_from
 _VALUES = frozenset((TEXT, BINARY))
 
@@ -106,6 +108,16 @@ class FrameBuilder:
     def is_full(self) -> bool:
         """It has what a frame should weigh."""
         return self._body_bytes >= self._frame_bytes or len(self._operations) >= _MOST_CHANGES
+
+    @property
+    def size_bytes(self) -> int:
+        """What the frame in the making weighs, about."""
+        return self._body_bytes + _CHANGE_BYTES * len(self._operations) + _ENVELOPE_BYTES
+
+    @property
+    def namespaces(self) -> list[str]:
+        """Whose changes the frame in the making has."""
+        return [shape.namespace for shape in self._in_frame]
 
     @property
     def is_between(self) -> bool:
