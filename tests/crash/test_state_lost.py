@@ -15,6 +15,12 @@ from tests.crash.oracles import check_copy, check_repeat_moves_nothing, contents
 from tests.crash.tables import ALL, writing
 
 
+@pytest.fixture
+def flow(make_flow: MakeFlow) -> Flow:
+    """In one process: what is remembered where does not depend on how plug-ins are reached, and starts sooner."""
+    return make_flow(arguments=("--attach", "inline"))
+
+
 def lose_state(flow: Flow) -> None:
     for path in flow.directory.glob("state.db*"):
         path.unlink()
