@@ -15,12 +15,13 @@ import psutil
 import pytest
 from dsync_postgres.identity import read_identity
 from dsync_postgres.sessions import Sessions
-from dsync_postgres.stream.errors import PublicationChangedError, SlotMovedError
+from dsync_postgres.stream.errors import PublicationChangedError, SlotMissingError, SlotMovedError
 from dsync_postgres.stream.follow import Follower, Following
 from dsync_postgres.stream.position import Position
 from dsync_postgres.stream.publication import drop_tables
-from dsync_postgres.stream.slots import find_slot
+from dsync_postgres.stream.slots import creating_slot, find_slot
 
+from dsync.quickstart.servers import EmbeddedPostgres
 from dsync.sdk import errors
 from dsync.sdk.types import ChangeFrame, Operation
 from tests.integration.stream.support import VERSIONS, prepare, sessions_of, table
@@ -316,3 +317,38 @@ async def test_what_would_leave_a_gap_ends_the_stream(
             async with source.stream() as (_, stream):
                 await anext(stream)
                 pytest.fail("the publication lacks a table")
+
+
+async def test_a_promoted_standby_is_followed_only_where_nothing_is_missing(
+    own_servers: PgServers, tmp_path: Path
+) -> None:
+    """Without the slot: missing. With one made since: moved. With a position that it never had: another history."""
+    primary = own_servers.own(18)
+    one = Database(server=primary, name="postgres")
+    one.run("CREATE TABLE t (id int PRIMARY KEY)")
+    async with followed(one, tmp_path, "t") as source:
+        standby = EmbeddedPostgres(standby_of=primary, in_memory=True)
+        try:
+            await asyncio.to_thread(standby.start)
+            with standby.connect() as admin:
+                admin.execute("SELECT pg_promote()")
+            start, slot = source.following.position, source.following.slot
+            async with sessions_of(standby.uri()) as sessions:
+                there = Followed(sessions=sessions, following=source.following)
+                async with there.stream() as (_, stream):
+                    with pytest.raises(SlotMissingError):
+                        await anext(stream)
+                async with creating_slot(sessions, slot, major=18, timeout_s=30) as created:
+                    pass
+                async with there.stream() as (_, stream):
+                    with pytest.raises(SlotMovedError):
+                        await anext(stream)
+                async with there.stream(replace(start, end_lsn=created.consistent_lsn)) as (_, stream):
+                    with pytest.raises(errors.OtherEndpointError, match="timeline 2 and lacks changes"):
+                        await anext(stream)
+                # On the new timeline a flow that began there goes on.
+                standby.execute("INSERT INTO t VALUES (1)")
+                async with there.stream(replace(start, timeline=2, end_lsn=created.consistent_lsn)) as (_, stream):
+                    assert first_values(await until(stream, lambda frames: bool(first_values(frames)))) == [1]
+        finally:
+            await asyncio.to_thread(standby.close)
