@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from psycopg import sql
 
@@ -250,3 +252,32 @@ async def test_a_frame_that_is_not_what_it_says_is_refused(
             await applier.apply(Changes(relations=[t]).add(operation, record))
     with pytest.raises(errors.PluginBugError):
         await applier.apply(Changes(relations=[t]).insert(1, "x", of=3))
+
+
+async def test_a_table_that_was_empty_is_still_looked_up_by_its_key_when_it_is_large(
+    database: DatabaseFactory, open_applier: OpenApplier
+) -> None:
+    """Plans are kept, and one that reads all of a small table would be used on the large one, for every frame."""
+    db = database()
+    db.run("CREATE TABLE t (id int PRIMARY KEY, a text) WITH (autovacuum_enabled = off)")
+    applier = open_applier(db)
+    await applier.open()
+    t = relation("id a")
+
+    async def change(first: int) -> None:
+        changes = Changes(relations=[t])
+        for number in range(first, first + 300):
+            changes.update(number, "new")
+        await applier.apply(changes.delete(first, None))
+
+    for _ in range(7):
+        await change(1)
+    db.run("INSERT INTO t SELECT g, 'old' FROM generate_series(1000, 9000) g")
+    for _ in range(3):
+        await change(2000)
+    scans = "SELECT coalesce(sum(seq_tup_read), 0), coalesce(sum(idx_scan), 0) FROM pg_stat_user_tables"
+    # Counted when the session is idle, or has gone.
+    await applier.sink.side.close()
+    while sum(db.rows(scans)[0]) < 3000:
+        await asyncio.sleep(0.05)
+    assert db.rows(scans)[0][0] == 0
