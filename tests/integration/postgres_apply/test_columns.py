@@ -149,6 +149,16 @@ async def test_identity_columns_get_the_sources_values(
     assert [item.index for item in (await applier.apply(unlike)).incomplete] == [0]
 
 
+async def test_a_table_without_columns_is_refused(database: DatabaseFactory, open_applier: OpenApplier) -> None:
+    """Its rows cannot be told from anything, so nothing could be done with them."""
+    db = database()
+    db.run("CREATE TABLE t ()")
+    applier = open_applier(db)
+    await applier.open()
+    with pytest.raises(errors.UnsupportedError, match="no column"):
+        await applier.apply(Changes(relations=[relation("", key="")]).insert())
+
+
 async def test_names_of_every_kind(database: DatabaseFactory, open_applier: OpenApplier) -> None:
     db = database()
     db.run('CREATE TABLE "T.{}%s" ("select" int, "c0" text, "a""b" text, "{x}" text, PRIMARY KEY ("select", "a""b"))')

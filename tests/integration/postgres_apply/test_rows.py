@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from dsync.sdk import errors, types
@@ -257,6 +259,30 @@ async def test_rows_of_other_lanes_move_in_the_same_transaction(
     with pytest.raises(errors.FencedError):
         await applier.sink.side.write_changes(again)
     assert db.value("SELECT count(*) FROM t") == 1
+
+
+async def test_lanes_apply_side_by_side(database: DatabaseFactory, open_applier: OpenApplier) -> None:
+    """Each in a session of its own; within a lane frames keep their order."""
+    db = database()
+    db.run("CREATE TABLE t (id int PRIMARY KEY, a text, b text)")
+    applier = open_applier(db)
+    lanes = [f"lane-{number}" for number in range(4)]
+    await applier.open(*lanes)
+
+    async def run(number: int) -> None:
+        for turn in range(10):
+            changes = Changes(relations=[T])
+            for key in range(number, 400, len(lanes)):
+                changes.update(key, turn, number)
+            context = applier.sink.context(lanes[number])
+            request = types.WriteChangesRequest(context=context, frame=changes.frame, targets=("public.t",))
+            await applier.sink.side.write_changes(request)
+            applier.sink.units[lanes[number]].seq = context.seq
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(len(lanes)):
+            group.create_task(run(number))
+    assert db.rows("SELECT id, a, b FROM t ORDER BY id") == [(key, "9", str(key % 4)) for key in range(400)]
 
 
 async def test_a_frame_without_changes_moves_the_ledger(database: DatabaseFactory, open_applier: OpenApplier) -> None:

@@ -24,6 +24,7 @@ class Shape:
 
         Raises:
             NamespaceChangedError: the table lacks one of them.
+            UnsupportedError: there is none to write.
         """
         self.table = table
         self.width = len(relation.columns)
@@ -31,6 +32,11 @@ class Shape:
         self.columns = _columns_of(relation, table)
         """The sink's columns by index; the ones that the sink computes are absent."""
         self.written: Indexes = tuple(self.columns)
+        if not self.written:
+            raise errors.UnsupportedError(
+                f"applying changes of {relation.namespace} to {table.name}: it has no column that could be written; "
+                "leave it out of the flow"
+            )
         self.key, self.is_unique = self._choose_key(relation)
         """What tells rows apart (nothing: all their values do), and whether a unique index of the sink says so too."""
         self.key_of: Callable[[Values], Key] = itemgetter(*self.key) if self.key else tuple
