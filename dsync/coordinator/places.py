@@ -1,13 +1,17 @@
-"""Where units stand by the sink's own word, read without taking them over from whoever may hold them."""
+"""Where units stand by the sink's own word: read without taking them from whoever may hold them, or taken over."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 from dsync.coordinator.cursor import UnitCursor
 from dsync.coordinator.deliver import UnitProgress
 from dsync.coordinator.ends import End
 from dsync.coordinator.plan import CopyPlan
-from dsync.protocol.errors import UnsupportedError
+from dsync.coordinator.retries import Retries
+from dsync.protocol.errors import NamespaceChangedError, UnsupportedError
 from dsync.protocol.types import UnitRef, UnitState
+from dsync.state import UnitRow
 
 UNITS_AT_ONCE = 5000
 """How many units one call asks about."""
@@ -30,6 +34,36 @@ async def _read(sink: End, flow: str, run: str, refs: list[UnitRef]) -> list[Uni
     except UnsupportedError:
         # It has nothing weaker: whoever else runs this very run is stopped by it.
         return await sink.connector.open_units(flow, run, refs)
+
+
+async def open_places(
+    sink: End, retries: Retries, flow: str, run: str, units: Sequence[UnitRow], targets: Mapping[str, str]
+) -> tuple[dict[str, UnitProgress], dict[str, str]]:
+    """Take units over: their places, and the reasons why the sink refuses namespaces, those that stopped before too."""
+
+    async def some_of(some: Sequence[UnitRow]) -> dict[str, UnitProgress]:
+        refs = [UnitRef(unit=unit.unit, namespace=targets.get(unit.namespace, "")) for unit in some]
+        states = await retries.call(
+            "open units at the sink",
+            lambda: sink.connector.open_units(flow, run, refs),
+            before_repeat=sink.reopen_session,
+        )
+        return {state.unit: progress_of(state) for state in states}
+
+    places: dict[str, UnitProgress] = {}
+    refused: dict[str, str] = {}
+    for start in range(0, len(units), UNITS_AT_ONCE):
+        some = units[start : start + UNITS_AT_ONCE]
+        try:
+            places |= await some_of(some)
+        except NamespaceChangedError:
+            # Which of them it is about is found out one by one: the others go on.
+            for namespace in dict.fromkeys(unit.namespace for unit in some):
+                try:
+                    places |= await some_of([unit for unit in some if unit.namespace == namespace])
+                except NamespaceChangedError as error:
+                    refused[namespace] = str(error)
+    return places, refused
 
 
 def progress_of(state: UnitState) -> UnitProgress:

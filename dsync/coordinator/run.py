@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 
 from dsync.coordinator import setback
-from dsync.coordinator.budget import ByteBudget
 from dsync.coordinator.copier import UnitCopier
-from dsync.coordinator.deliver import PageWriter, UnitProgress
+from dsync.coordinator.copiers import make_copiers
+from dsync.coordinator.deliver import UnitProgress
 from dsync.coordinator.ends import Agreement, End
 from dsync.coordinator.events import (
     Event,
@@ -32,29 +31,24 @@ from dsync.coordinator.events import (
 from dsync.coordinator.finisher import Finisher
 from dsync.coordinator.journal import Journal
 from dsync.coordinator.manifest import RunEnd, decode_manifest, encode_manifest
-from dsync.coordinator.pace import Pace
-from dsync.coordinator.places import UNITS_AT_ONCE, progress_of, read_places
+from dsync.coordinator.places import open_places, read_places
 from dsync.coordinator.plan import CopyPlan, Planner
 from dsync.coordinator.recovery import Recovery
 from dsync.coordinator.result import NamespaceResult, RunResult, StepFailure
 from dsync.coordinator.retries import Retries
 from dsync.coordinator.spec import FlowSpec
 from dsync.coordinator.tasks import StoppedError, task_group
-from dsync.coordinator.tolerance import Tolerance
 from dsync.failpoints import failpoint
 from dsync.protocol.errors import NamespaceChangedError, SnapshotLostError, UnitLostError
 from dsync.protocol.page_store import PageStore
-from dsync.protocol.types import Finding, FlowManifest, UnitRef
-from dsync.state import NamespaceRow, NamespaceState, Phase, UnitRow
+from dsync.protocol.types import Finding, FlowManifest
+from dsync.state import NamespaceState, Phase, UnitRow
 
 MAX_FRUITLESS_SNAPSHOTS = 3
 """How many snapshots running may be lost before a single page was copied under them."""
 
 MAX_LOSSES = 5
 """How many times what has arrived may be lost at the sink before the run ends, to be gone on with by a person."""
-
-_PROCESS_BYTES = 60 * 1024 * 1024
-"""What a plug-in process or the coordinator takes before any page (measured as Pss)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -288,7 +282,9 @@ class CopyRun:
             targets = {row.namespace: row.target for row in plan.namespaces}
             kept = {u.unit for u in plan.partitions if u.namespace in carried and found[u.unit].done}
             units = [unit for unit in plan.units if unit.unit not in kept]
-            opened, refused = await self._open_ledger(units, targets)
+            opened, refused = await open_places(
+                self.sink, self._retries, self.journal.flow, self.journal.run, units, targets
+            )
             for namespace in refused.keys() & targets.keys():
                 if self._states.get(namespace) is not NamespaceState.STOPPED:
                     await self._stop_namespace(namespace, refused[namespace])
@@ -299,34 +295,6 @@ class CopyRun:
             found |= opened
         self._progress = found
         return plan
-
-    async def _open_ledger(
-        self, units: list[UnitRow], targets: Mapping[str, str]
-    ) -> tuple[dict[str, UnitProgress], dict[str, str]]:
-        """The places of units at the sink, and the reasons why it refuses namespaces, those that stopped before too."""
-        places: dict[str, UnitProgress] = {}
-        refused: dict[str, str] = {}
-        for start in range(0, len(units), UNITS_AT_ONCE):
-            some = units[start : start + UNITS_AT_ONCE]
-            try:
-                places |= await self._open_some(some, targets)
-            except NamespaceChangedError:
-                # Which of them it is about is found out one by one: the others go on.
-                for namespace in dict.fromkeys(unit.namespace for unit in some):
-                    try:
-                        places |= await self._open_some([u for u in some if u.namespace == namespace], targets)
-                    except NamespaceChangedError as error:
-                        refused[namespace] = str(error)
-        return places, refused
-
-    async def _open_some(self, units: Sequence[UnitRow], targets: Mapping[str, str]) -> dict[str, UnitProgress]:
-        refs = [UnitRef(unit=unit.unit, namespace=targets.get(unit.namespace, "")) for unit in units]
-        states = await self._retries.call(
-            "open units at the sink",
-            partial(self.sink.connector.open_units, self.journal.flow, self.journal.run, refs),
-            before_repeat=self.sink.reopen_session,
-        )
-        return {state.unit: progress_of(state) for state in states}
 
     def _announce(self, plan: CopyPlan) -> None:
         for row in plan.namespaces:
@@ -357,7 +325,18 @@ class CopyRun:
         for name, count in left.items():
             if not count and self._is_open(name):
                 await self._namespace_copied(plan, name)
-        copiers = self._copiers(rows)
+        copiers = make_copiers(
+            rows,
+            spec=self.spec,
+            agreement=self.agreement,
+            source=self.source,
+            sink=self.sink,
+            pages=self.pages,
+            journal=self.journal,
+            retries=self._retries,
+            emit=self._count,
+            stopping=self.stopping,
+        )
         workers = min(self.spec.parallel, len(queue))
         async with task_group() as tasks:
             for _ in range(workers):
@@ -403,50 +382,6 @@ class CopyRun:
         self._states[namespace] = NamespaceState.STOPPED
         self._reasons[namespace] = reason
         self.emit(NamespaceStopped(namespace=namespace, reason=reason))
-
-    def _copiers(self, rows: Mapping[str, NamespaceRow]) -> dict[str, UnitCopier]:
-        budget = ByteBudget(self._page_budget_bytes())
-        retries = self._retries
-        tolerance = Tolerance.parse(self.spec.dead_letters)
-        pace = Pace(
-            stopping=self.stopping,
-            rows_per_s=self.spec.rate_rows_per_s,
-            bytes_per_s=self.spec.rate_bytes_per_s,
-            pause_ratio=self.spec.pause_ratio,
-        )
-        return {
-            name: UnitCopier(
-                namespace=row,
-                source=self.source,
-                writer=PageWriter(
-                    flow=self.journal.flow,
-                    run=self.journal.run,
-                    namespace=row,
-                    sink=self.sink,
-                    pages=self.pages,
-                    retries=retries,
-                    emit=self.emit,
-                    add_dead_letter=self.journal.add_dead_letter,
-                    checkpoint=self.journal.checkpoint,
-                    tolerance=tolerance,
-                ),
-                agreement=self.agreement,
-                budget=budget,
-                pages=self.pages,
-                retries=retries,
-                pace=pace,
-                emit=self._count,
-                stopping=self.stopping,
-            )
-            for name, row in rows.items()
-        }
-
-    def _page_budget_bytes(self) -> int:
-        """What the memory limit leaves for pages: each is held up to twice while it crosses a process."""
-        processes = 3 if self.spec.attach == "process" else 1
-        left = self.spec.memory_limit - processes * _PROCESS_BYTES
-        copies = 1 if self.agreement.by_reference or processes == 1 else 3
-        return max(left // copies, 2 * self.agreement.page_bytes)
 
     def _count(self, event: Event) -> None:
         if isinstance(event, PageCopied):
@@ -494,29 +429,10 @@ class CopyRun:
                 )
 
     async def _conclude(self, plan: CopyPlan, failures: tuple[StepFailure, ...], elapsed_s: float) -> RunResult:
-        dead = await self.journal.count_dead_letters()
-        namespaces = []
-        for row in plan.namespaces:
-            done = [self._progress[unit.unit] for unit in plan.partitions if unit.namespace == row.namespace]
-            state = self._states[row.namespace]
-            if state is not NamespaceState.STOPPED and not all(progress.done for progress in done):
-                # Nothing may call itself copied that is not: better a loud fault of ours than a smaller copy.
-                raise AssertionError(f"{row.namespace} is {state.value} and has partitions that are not done")
-            namespaces.append(
-                NamespaceResult(
-                    namespace=row.namespace,
-                    target=row.target,
-                    rows=sum(progress.rows for progress in done),
-                    size_bytes=sum(progress.size_bytes for progress in done),
-                    state=state,
-                    reason=self._reasons.get(row.namespace, "") if state is not NamespaceState.COPIED else "",
-                    dead_letters=dead.get(row.namespace, 0),
-                )
-            )
         result = RunResult(
             flow=self.journal.flow,
             run=self.journal.run,
-            namespaces=tuple(namespaces),
+            namespaces=await self._results(plan),
             failed_steps=failures,
             elapsed_s=elapsed_s,
             moved_rows=self._moved_rows,
@@ -538,6 +454,28 @@ class CopyRun:
             )
         )
         return result
+
+    async def _results(self, plan: CopyPlan) -> tuple[NamespaceResult, ...]:
+        dead = await self.journal.count_dead_letters()
+        results = []
+        for row in plan.namespaces:
+            done = [self._progress[unit.unit] for unit in plan.partitions if unit.namespace == row.namespace]
+            state = self._states[row.namespace]
+            if state is not NamespaceState.STOPPED and not all(progress.done for progress in done):
+                # Nothing may call itself copied that is not: better a loud fault of ours than a smaller copy.
+                raise AssertionError(f"{row.namespace} is {state.value} and has partitions that are not done")
+            results.append(
+                NamespaceResult(
+                    namespace=row.namespace,
+                    target=row.target,
+                    rows=sum(progress.rows for progress in done),
+                    size_bytes=sum(progress.size_bytes for progress in done),
+                    state=state,
+                    reason=self._reasons.get(row.namespace, "") if state is not NamespaceState.COPIED else "",
+                    dead_letters=dead.get(row.namespace, 0),
+                )
+            )
+        return tuple(results)
 
     async def _save_end(self, phase: Phase, result: RunResult) -> None:
         """Let the sink know how it ended, for a coordinator that has only the sink's word."""
