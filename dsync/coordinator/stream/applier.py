@@ -69,10 +69,15 @@ class Applier:
         if refused:
             await self._apply_in_order(found, refused, position)
 
+    def pass_to(self, position: Position) -> None:
+        """There is nothing up to there for any lane."""
+        for lane in self.lanes:
+            lane.passed(position)
+
     async def catch_up(self) -> Position:
         """Move the ledger of lanes that had nothing to do; returns what the ledger alone says then of all."""
         position = self.position
-        waiting = [lane for lane in self.lanes if lane.kept != position]
+        waiting = [lane for lane in self.lanes if lane.is_behind(position)]
         if waiting:
             nothing = ChangeFrame(type=self.type, cursor=b"", transaction=0)
             await self._write(nothing, waiting, position)

@@ -41,8 +41,15 @@ class Lane:
         self.seq += 1
 
     def passed(self, position: Position) -> None:
-        """There was nothing for it up to there."""
-        self.position = position
+        """There was nothing for it up to there; a lane that is further already stays where it is."""
+        if position.place >= self.position.place:
+            self.position = position
+
+    def is_behind(self, position: Position) -> bool:
+        """Its ledger row does not say yet that it has come so far."""
+        return self.kept.place < position.place or (
+            self.kept.place == position.place and self.kept.cursor != position.cursor
+        )
 
 
 def unit_of(number: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
@@ -61,7 +61,7 @@ class Rounds:
     whole_transactions: bool = False
     """A round ends between two transactions, whatever it weighs."""
 
-    async def of(self, stream: AsyncIterator[ChangeFrame], *, after: Position) -> AsyncIterator[Round]:
+    async def of(self, stream: AsyncGenerator[ChangeFrame, None], *, after: Position) -> AsyncGenerator[Round, None]:
         """The rounds of a stream of frames that goes on after a position.
 
         Raises:
@@ -106,9 +106,9 @@ class _Ahead:
         self._room = asyncio.Event()
         self._room.set()
 
-    async def fill(self, stream: AsyncIterator[ChangeFrame]) -> None:
+    async def fill(self, stream: AsyncGenerator[ChangeFrame, None]) -> None:
         try:
-            async with aclosing(stream) as items:  # type: ignore[type-var]
+            async with aclosing(stream) as items:
                 async for frame in items:
                     self._frames.put_nowait(frame)
                     self._count += 1
@@ -149,7 +149,7 @@ class StreamEndedError(Exception):
 
 
 @asynccontextmanager
-async def _ahead(stream: AsyncIterator[ChangeFrame], limit_bytes: int) -> AsyncIterator[_Ahead]:
+async def _ahead(stream: AsyncGenerator[ChangeFrame, None], limit_bytes: int) -> AsyncIterator[_Ahead]:
     ahead = _Ahead(limit_bytes)
     task = asyncio.create_task(ahead.fill(stream))
     try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from dsync.coordinator.stream.lanes import Lane, kept_by_all, opened
+from dsync.coordinator.stream.lanes import Lane, opened
 from dsync.coordinator.stream.position import Position
 from dsync.protocol import frames
 from dsync.protocol.errors import FencedError, LanesMeetError, RecordError, ServerUnavailableError
@@ -46,7 +46,7 @@ def history_of(transactions: Sequence[Sequence[tuple[Operation, int]]]) -> list[
     return changes
 
 
-def framed(changes: Sequence[Change], *, before: Place, is_ended: bool) -> ChangeFrame:
+def framed(changes: Sequence[Change], *, before: Place, is_ended: bool, record_bytes: int = 0) -> ChangeFrame:
     """These changes as they come after that place; the cursor is the place, as the source's own business.
 
     The last transaction has no commit yet where it is not ended.
@@ -54,7 +54,7 @@ def framed(changes: Sequence[Change], *, before: Place, is_ended: bool) -> Chang
     ends = [
         i for i in range(1, len(changes) + 1) if i == len(changes) or changes[i].place[0] != changes[i - 1].place[0]
     ]
-    records = [b"%d" % change.number for change in changes]
+    records = [b"%d" % change.number + b" " * record_bytes for change in changes]
     transaction, index = changes[-1].place
     return ChangeFrame(
         type=ChangeType.BSON,
@@ -74,7 +74,9 @@ def framed(changes: Sequence[Change], *, before: Place, is_ended: bool) -> Chang
     )
 
 
-async def stream(history: Sequence[Change], position: Position, cuts: random.Random) -> AsyncIterator[ChangeFrame]:
+async def stream(
+    history: Sequence[Change], position: Position, cuts: random.Random, *, record_bytes: int = 0
+) -> AsyncGenerator[ChangeFrame, None]:
     """What comes after a cursor, cut into frames at random; then the stream ends."""
     places = [repr(change.place).encode() for change in history]
     # The last with this place: a mark has that of the change before it.
@@ -85,7 +87,7 @@ async def stream(history: Sequence[Change], position: Position, cuts: random.Ran
         while end < len(history) and history[end].place == history[end - 1].place:
             end += 1
         is_ended = end == len(history) or history[end].place[0] != history[end - 1].place[0]
-        yield framed(history[start:end], before=before, is_ended=is_ended)
+        yield framed(history[start:end], before=before, is_ended=is_ended, record_bytes=record_bytes)
         before, start = history[end - 1].place, end
 
 
@@ -153,8 +155,9 @@ class LedgerSink(Connector):
 
     @property
     def position(self) -> Position:
-        """Where the source has to go on."""
-        return kept_by_all(self.open())
+        """What the ledger has of every lane."""
+        cursors = [self.ledger.get(f"stream:{number}", (0, 0, b""))[2] for number in range(self.lanes)]
+        return min(map(Position.decode, cursors), key=lambda position: position.place)
 
 
 def _numbers(frame: ChangeFrame) -> list[int]:

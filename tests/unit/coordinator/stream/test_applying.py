@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dsync.coordinator.retries import Retries
 from dsync.coordinator.stream import applier as applying
 from dsync.coordinator.stream.applier import Applier
-from dsync.coordinator.stream.lanes import kept_by_all
+from dsync.coordinator.stream.lanes import Lane, kept_by_all
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Rounds, StreamEndedError
 from dsync.protocol.errors import PermanentError, RecordError, ServerUnavailableError
@@ -148,3 +148,13 @@ def test_a_position_survives_its_bytes() -> None:
 def test_a_damaged_position_is_not_taken_for_a_start(data: bytes) -> None:
     with pytest.raises(PermanentError):
         Position.decode(data)
+
+
+def test_a_lane_never_goes_back() -> None:
+    """One that is ahead of the others stays there while the source gives again what only they need."""
+    ahead = Position(place=(2, 1), cursor=b"2")
+    lane = Lane(number=0, fence=1, seq=1, position=ahead, kept=ahead)
+    lane.passed(Position(place=(1, 1), cursor=b"1"))
+    assert lane.position == ahead
+    assert not lane.is_behind(Position(place=(1, 1), cursor=b"1"))
+    assert lane.is_behind(Position(place=(2, 1), cursor=b"3"))

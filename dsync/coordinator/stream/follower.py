@@ -1,0 +1,109 @@
+"""Following: apply what the spool holds, and every so often let the source discard what the sink's ledger has."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from dsync.coordinator.stream.applier import Applier
+from dsync.coordinator.stream.intake import Intake, order_of, running, spooled_frames
+from dsync.coordinator.stream.lanes import kept_by_all
+from dsync.coordinator.stream.position import Position
+from dsync.coordinator.stream.rounds import Round, Rounds
+from dsync.coordinator.tasks import StoppedError
+from dsync.failpoints import failpoint
+from dsync.protocol.frames import START
+from dsync.spool import Spool
+
+ACKNOWLEDGE_EVERY_S = 10.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Follower:
+    """One source into one sink."""
+
+    spool: Spool
+    intake: Intake
+    applier: Applier
+    rounds: Rounds
+    checkpoint: Callable[[Position], Awaitable[None]]
+    """Record it in the store, durably."""
+    acknowledge: Callable[[bytes], Awaitable[None]]
+    """Tell the source that everything up to a cursor is durable."""
+    stopping: asyncio.Event
+    acknowledge_every_s: float = ACKNOWLEDGE_EVERY_S
+
+    _told: Position = field(default_factory=Position, init=False)
+
+    async def run(self, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Apply changes until `until` says so after a round, or for ever.
+
+        What was applied is acknowledged at the end too. Repeatable: the ledger says where it goes on.
+
+        Raises:
+            StoppedError: between two rounds, because the run is stopping.
+            DsyncError: what a person has to deal with.
+        """
+        async with running(self.intake) as intake:
+            applying = asyncio.create_task(self._apply(until))
+            try:
+                await asyncio.wait((intake, applying), return_when=asyncio.FIRST_COMPLETED)
+                if intake.done() and not applying.done():
+                    await intake
+                await applying
+            finally:
+                applying.cancel()
+                await asyncio.gather(applying, return_exceptions=True)
+
+    async def _apply(self, until: Callable[[], bool]) -> None:
+        start = kept_by_all(self.applier.lanes)
+        told_s = time.monotonic()
+        pending: asyncio.Task[Round] | None = None
+        async with aclosing(self.rounds.of(spooled_frames(self.spool, start.place), after=start)) as rounds:
+            try:
+                while not until() and not self.stopping.is_set():
+                    pending = pending or asyncio.create_task(anext(rounds))
+                    await self._news(pending, told_s + self.acknowledge_every_s - time.monotonic())
+                    if pending.done():
+                        found, pending = pending.result(), None
+                        await self.applier.apply(found)
+                    if time.monotonic() - told_s >= self.acknowledge_every_s:
+                        await self._tell()
+                        told_s = time.monotonic()
+            finally:
+                if pending is not None:
+                    pending.cancel()
+                    await asyncio.gather(pending, return_exceptions=True)
+        await self._tell()
+        if self.stopping.is_set():
+            raise StoppedError
+
+    async def _news(self, pending: asyncio.Task[Round], timeout_s: float) -> None:
+        """Until there is a round, the source has said something, or it is time to stop or to acknowledge."""
+        self.intake.heard.clear()
+        waiters = [asyncio.create_task(event.wait()) for event in (self.intake.heard, self.stopping)]
+        try:
+            await asyncio.wait((pending, *waiters), timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()
+
+    async def _tell(self) -> None:
+        """Sink, then store, then source: nobody discards what is not durable further on."""
+        applied = self.applier.position
+        if applied.place == self.intake.quiet.place != START:
+            # Nothing is on its way, so what the source has said since of having no changes counts too.
+            self.applier.pass_to(self.intake.quiet)
+        kept = await self.applier.catch_up()
+        if kept == self._told or not kept.cursor:
+            return
+        failpoint("coordinator.before_acknowledge")
+        await self.checkpoint(kept)
+        failpoint("coordinator.after_stream_checkpoint")
+        await self.acknowledge(kept.cursor)
+        failpoint("coordinator.after_acknowledge")
+        await self.spool.trim(order_of(kept.place))
+        self._told = kept

@@ -1,0 +1,156 @@
+"""From the source into the spool: every change from the first second on, whatever the sink is doing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import stamina
+
+from dsync.coordinator.events import CallRetried, EventHandler
+from dsync.coordinator.stream.position import Position
+from dsync.protocol.errors import PluginBugError, RetryableError
+from dsync.protocol.frames import Place
+from dsync.protocol.interface import Connector
+from dsync.protocol.page_codec import decode_frame, frame_pieces
+from dsync.protocol.types import ChangeFrame, StreamChangesRequest
+from dsync.spool import Spool, SpoolFullError
+
+_WAIT_INITIAL_S = 0.1
+_WAIT_MAX_S = 10.0
+_NUMBER_BYTES = 8
+
+
+def order_of(place: Place) -> bytes:
+    """A place as the spool compares it."""
+    return b"".join(number.to_bytes(_NUMBER_BYTES) for number in place)
+
+
+def place_of(order: bytes) -> Place:
+    """The inverse of `order_of`; the start for no bytes."""
+    return int.from_bytes(order[:_NUMBER_BYTES]), int.from_bytes(order[_NUMBER_BYTES:])
+
+
+async def spooled_frames(spool: Spool, after: Place) -> AsyncGenerator[ChangeFrame, None]:
+    """The frames that end after a place, then every new one; has no end."""
+    async with aclosing(spool.read(order_of(after))) as kept:
+        async for item in kept:
+            yield decode_frame(item.payload())
+
+
+@dataclass(slots=True, kw_only=True)
+class Intake:
+    """Reads the stream of a source, for ever, and opens it again wherever it breaks off."""
+
+    source: Connector
+    spool: Spool
+    request: StreamChangesRequest
+    """Its cursor is where to go on where the spool holds nothing."""
+    emit: EventHandler
+    reopen: Callable[[], Awaitable[object]]
+    """Awaited before the stream is opened again: a plug-in that was restarted has forgotten its session."""
+
+    quiet: Position = field(default_factory=Position, init=False)
+    """The end of the last frame, or what the source has said since of having no more changes: a later cursor."""
+    position: int = field(default=0, init=False)
+    """The source's own, by its last word."""
+    heard: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    """Set with each frame, also one without changes; whoever waits for it clears it."""
+
+    async def run(self) -> None:
+        """Never returns.
+
+        Raises:
+            DsyncError: what no repetition mends (a slot that is lost, another server).
+        """
+        self.quiet = await self._start()
+        while True:
+            async for attempt in stamina.retry_context(
+                on=self._passes, attempts=None, timeout=None, wait_initial=_WAIT_INITIAL_S, wait_max=_WAIT_MAX_S
+            ):
+                with attempt:
+                    if attempt.num > 1:
+                        await self.reopen()
+                    await self._read()
+
+    async def _start(self) -> Position:
+        """Where the spool ends, and the cursor of its last frame."""
+        last = self.spool.last_order
+        if not last or not self.spool.frames:
+            return Position(place=place_of(last), cursor=self.request.cursor)
+        payload = b""
+        async with aclosing(self.spool.read(self.spool.trimmed_order)) as kept:
+            async for item in kept:
+                if item.order == last:
+                    payload = item.payload()
+                    break
+        return Position.after(decode_frame(payload))
+
+    def _passes(self, error: Exception) -> bool:
+        if not isinstance(error, RetryableError):
+            return False
+        self.emit(CallRetried(operation="read changes", error=type(error).__name__, reason=str(error)))
+        return True
+
+    async def _read(self) -> None:
+        """Until the stream breaks off; returns where that was after something had come."""
+        request = StreamChangesRequest(
+            namespaces=self.request.namespaces,
+            type=self.request.type,
+            cursor=self.quiet.cursor,
+            frame_bytes=self.request.frame_bytes,
+            header=self.request.header,
+            value=self.request.value,
+        )
+        stream = self.source.stream_changes(request)
+        has_come = False
+        try:
+            async with aclosing(stream) as frames:  # type: ignore[type-var]
+                async for frame in frames:
+                    await self._take(frame)
+                    has_come = True
+        except RetryableError as error:
+            if not has_come:
+                raise
+            # After a stream that had worked the back-off begins anew.
+            self._passes(error)
+            await self.reopen()
+        else:
+            raise PluginBugError("the source ended its stream of changes, which has no end; a fault of its connector")
+
+    async def _take(self, frame: ChangeFrame) -> None:
+        if frame.place > self.quiet.place:
+            await self._keep(frame)
+        elif len(frame):
+            raise PluginBugError(
+                f"the source sent changes up to {frame.place} after those up to {self.quiet.place}: it went back, "
+                "which is a fault of its connector"
+            )
+        self.quiet = Position.after(frame)
+        self.position = max(self.position, frame.position)
+        self.heard.set()
+
+    async def _keep(self, frame: ChangeFrame) -> None:
+        order, pieces = order_of(frame.place), frame_pieces(frame)
+        while True:
+            try:
+                await self.spool.append(order, pieces)
+            except SpoolFullError:
+                # The stream waits meanwhile: the source holds what comes.
+                await self.spool.room(sum(map(len, pieces)))
+            else:
+                return
+
+
+@contextlib.asynccontextmanager
+async def running(intake: Intake) -> AsyncIterator[asyncio.Task[None]]:
+    """An intake at work; whoever leaves ends it."""
+    task = asyncio.create_task(intake.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

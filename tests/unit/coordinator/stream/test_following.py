@@ -1,0 +1,264 @@
+"""Source to spool to sink: nothing is lost, doubled or discarded early, wherever it breaks off and starts again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsync.coordinator.stream import applier as applying
+from dsync.coordinator.stream.follower import Follower
+from dsync.coordinator.stream.intake import Intake, order_of, place_of
+from dsync.coordinator.stream.position import Position
+from dsync.coordinator.stream.rounds import Rounds
+from dsync.coordinator.tasks import StoppedError
+from dsync.protocol.errors import DsyncError, PluginBugError, ServerUnavailableError
+from dsync.protocol.frames import START, Place
+from dsync.protocol.interface import Connector
+from dsync.protocol.types import (
+    ChangeFrame,
+    ChangeType,
+    Operation,
+    StreamChangesRequest,
+    WriteChangesRequest,
+    WrittenChanges,
+)
+from dsync.spool import Spool
+from tests.unit.coordinator.stream.histories import Change, LedgerSink, history_of, stream
+from tests.unit.coordinator.stream.test_applying import OPERATIONS, Life, check
+
+MIB = 1024 * 1024
+
+
+@dataclass(kw_only=True)
+class Source(Connector):
+    """Streams a history, breaks off now and then, and discards what was acknowledged."""
+
+    history: Sequence[Change]
+    chance: random.Random
+    breaks: int = 3
+    record_bytes: int = 0
+    sent: int = 0
+    """Frames with changes."""
+    discarded: Place = START
+    acknowledged: list[bytes] = field(default_factory=list)
+
+    async def stream_changes(self, request: StreamChangesRequest) -> AsyncGenerator[ChangeFrame, None]:  # type: ignore[override]
+        place = _place(request.cursor)
+        assert place >= self.discarded, "what was discarded is asked for again"
+        position = Position(place=place, cursor=_plain(request.cursor))
+        async for frame in stream(self.history, position, self.chance, record_bytes=self.record_bytes):
+            self._break()
+            self.sent += 1
+            yield frame
+        last = self.history[-1].place if self.history else START
+        while True:
+            self._break()
+            # Nothing has changed; the position moves on all the same.
+            yield ChangeFrame(
+                type=ChangeType.BSON,
+                cursor=_plain(request.cursor) if not self.history else repr(last).encode() + b"+",
+                transaction=last[0],
+                index=last[1],
+                position=99,
+            )
+            await asyncio.sleep(0.001)
+
+    def _break(self) -> None:
+        if self.breaks and self.chance.random() < 0.2:
+            self.breaks -= 1
+            raise ServerUnavailableError("the line broke")
+
+    async def acknowledge(self, namespaces: Sequence[str], cursor: bytes) -> None:
+        self.acknowledged.append(cursor)
+        self.discarded = max(self.discarded, _place(cursor))
+
+
+def _plain(cursor: bytes) -> bytes:
+    return cursor.removesuffix(b"+")
+
+
+def _place(cursor: bytes) -> Place:
+    if not cursor:
+        return START
+    transaction, index = _plain(cursor).decode().strip("()").split(", ")
+    return int(transaction), int(index)
+
+
+class FollowingLife:
+    """A coordinator that follows until everything is applied, it is stopped, or something fails."""
+
+    def __init__(self, source: Source, sink: LedgerSink, spool: Spool, *, repeat: bool, every_s: float = 0) -> None:
+        self.source, self.sink = source, sink
+        self.stopping = asyncio.Event()
+        self.checkpoints = list[Position]()
+        applier = Life(sink, repeat=repeat).applier
+        start = min((lane.kept for lane in applier.lanes), key=lambda position: position.place)
+        request = StreamChangesRequest(type=ChangeType.BSON, cursor=start.cursor)
+        self.follower = Follower(
+            spool=spool,
+            intake=Intake(source=source, spool=spool, request=request, emit=lambda _: None, reopen=_nothing),
+            applier=applier,
+            rounds=Rounds(limit_bytes=30),
+            checkpoint=self._checkpoint,
+            acknowledge=self._acknowledge,
+            stopping=self.stopping,
+            acknowledge_every_s=every_s,
+        )
+
+    async def _checkpoint(self, position: Position) -> None:
+        assert self.sink.position.place >= position.place, "checkpointed before it was durable"
+        self.checkpoints.append(position)
+
+    async def _acknowledge(self, cursor: bytes) -> None:
+        assert self.checkpoints[-1].cursor == cursor, "acknowledged before it was checkpointed"
+        await self.source.acknowledge([], cursor)
+
+    def is_done(self) -> bool:
+        last = self.source.history[-1].place if self.source.history else START
+        return self.follower.applier.position.place >= last
+
+
+async def _nothing() -> None:
+    """There is no session to open."""
+
+
+def short_waits(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("dsync.coordinator.stream.intake._WAIT_INITIAL_S", 0.001)
+    patch.setattr("dsync.coordinator.stream.intake._WAIT_MAX_S", 0.002)
+    patch.setattr(applying, "SMALL_ROUND", 2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.lists(st.tuples(OPERATIONS, st.integers(0, 5)), min_size=1, max_size=6), min_size=1, max_size=6),
+    st.integers(1, 3),
+    st.integers(0, 2**32),
+    st.booleans(),
+)
+async def test_a_history_arrives_whatever_breaks(
+    transactions: list[list[tuple[Operation, int]]], lanes: int, seed: int, keeps_spool: bool
+) -> None:
+    """The line to the source, the sink before and after its commit, the coordinator with or without its spool."""
+    history = history_of(transactions)
+    chance = random.Random(seed)
+    left = [3]
+
+    def fail() -> str:
+        found = chance.choice(["", "", "before", "after"]) if left[0] else ""
+        left[0] -= bool(found)
+        return found
+
+    sink = LedgerSink(lanes=lanes, fail=fail, meet=lambda: chance.random() < 0.2)
+    source = Source(history=history, chance=chance)
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        short_waits(patch)
+        number = 0
+        while True:
+            place = Path(folder, "spool" if keeps_spool else str(number))
+            number += 1
+            async with await Spool.open(place, flow="f", limit_bytes=8 * MIB, segment_bytes=MIB) as spool:
+                life = FollowingLife(source, sink, spool, repeat=False)
+                try:
+                    await life.follower.run(until=life.is_done)
+                except ServerUnavailableError:
+                    continue
+                break
+    check(sink, history)
+    assert life.checkpoints, "the end of a stream is recorded and acknowledged"
+    assert source.discarded == sink.position.place == history[-1].place
+
+
+async def test_a_source_without_changes_may_discard_what_others_have_written(tmp_path: Path) -> None:
+    """The cursor moves without a change: the ledger has it first, and it is acknowledged."""
+    history = history_of([[(Operation.INSERT, 1)]])
+    sink, source = LedgerSink(lanes=2), Source(history=history, chance=random.Random(1), breaks=0)
+    async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=8 * MIB) as spool:
+        life = FollowingLife(source, sink, spool, repeat=False)
+        await asyncio.wait_for(life.follower.run(until=lambda: b"(1, 1)+" in source.acknowledged), 20)
+    assert [Position.decode(cursor).cursor for _, _, cursor in sink.ledger.values()] == [b"(1, 1)+"] * 2
+
+
+async def test_one_that_is_stopped_has_told_what_it_has_done(tmp_path: Path) -> None:
+    """Between two rounds; what was applied is acknowledged on the way out."""
+    history = history_of([[(Operation.INSERT, key)] for key in range(20)])
+    sink, source = LedgerSink(lanes=2), Source(history=history, chance=random.Random(1), breaks=0)
+    async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=8 * MIB) as spool:
+        life = FollowingLife(source, sink, spool, repeat=False, every_s=1000)
+        task = asyncio.create_task(life.follower.run())
+        while not life.is_done():
+            await asyncio.sleep(0)
+        assert source.acknowledged == []
+        life.stopping.set()
+        with pytest.raises(StoppedError):
+            await asyncio.wait_for(task, 20)
+    assert source.discarded == history[-1].place
+    assert len(life.checkpoints) == 1
+
+
+async def test_a_spool_that_is_full_holds_the_source_back(tmp_path: Path) -> None:
+    """And lets it go on once the sink has taken what was there."""
+    history = history_of([[(Operation.INSERT, key)] for key in range(40)])
+    gate = asyncio.Event()
+
+    class Blocked(LedgerSink):
+        async def write_changes(self, request: WriteChangesRequest) -> WrittenChanges:
+            await gate.wait()
+            return await LedgerSink.write_changes(self, request)
+
+    sink = Blocked(lanes=1)
+    source = Source(history=history, chance=random.Random(1), breaks=0, record_bytes=MIB // 4)
+    async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=4 * MIB, segment_bytes=MIB) as spool:
+        life = FollowingLife(source, sink, spool, repeat=False)
+        task = asyncio.create_task(life.follower.run(until=life.is_done))
+        sent = -1
+        while sent < source.sent or not sent:
+            sent = source.sent
+            await asyncio.sleep(0.3)
+        assert sent * (MIB // 4) <= spool.limit_bytes
+        assert spool.size_bytes <= spool.limit_bytes
+        gate.set()
+        await asyncio.wait_for(task, 20)
+    check(sink, history)
+
+
+class Ending(Source):
+    """Ends its stream."""
+
+    async def stream_changes(self, request: StreamChangesRequest) -> AsyncGenerator[ChangeFrame, None]:  # type: ignore[override]
+        async for frame in stream(self.history, Position(), self.chance):
+            yield frame
+
+
+class Repeating(Source):
+    """Goes back to the start."""
+
+    async def stream_changes(self, request: StreamChangesRequest) -> AsyncGenerator[ChangeFrame, None]:  # type: ignore[override]
+        for _ in range(2):
+            async for frame in stream(self.history, Position(), self.chance):
+                yield frame
+
+
+@pytest.mark.parametrize(("kind", "said"), [(Ending, "ended its stream"), (Repeating, "went back")])
+async def test_a_source_that_does_what_no_source_may_is_named(tmp_path: Path, kind: type[Source], said: str) -> None:
+    history = history_of([[(Operation.INSERT, 1)]])
+    source = kind(history=history, chance=random.Random(1), breaks=0)
+    async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=8 * MIB) as spool:
+        life = FollowingLife(source, LedgerSink(lanes=1), spool, repeat=False)
+        with pytest.raises(PluginBugError, match=said) as caught:
+            await asyncio.wait_for(life.follower.run(), 20)
+    assert isinstance(caught.value, DsyncError)
+
+
+@given(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)), st.tuples(st.integers(0, 9), st.integers(0, 9)))
+def test_places_compare_as_their_orders_do(first: Place, second: Place) -> None:
+    assert place_of(order_of(first)) == first
+    assert (order_of(first) < order_of(second)) == (first < second)
+    assert place_of(b"") == START
