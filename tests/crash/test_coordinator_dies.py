@@ -17,7 +17,9 @@ from tests.crash.oracles import (
     watching,
 )
 from tests.crash.tables import BUSY_ROWS, writing
+from tests.crash.test_following import FOLLOWING_POINTS
 from tests.crash.test_plugins_die import SINK_POINTS, SOURCE_POINTS, UPSERT_POINTS
+from tests.crash.test_spool import SPOOL_POINTS
 
 STEPS = {
     "coordinator.before_plan": 1,
@@ -166,5 +168,6 @@ def test_every_named_step_is_killed_somewhere() -> None:
         for path in (root / folder).rglob("*.py")
         for name in re.findall(r'\bfailpoint\("([a-z_.]+)"\)', path.read_text("utf-8"))
     }
-    known = {*STEPS, *RECOVERY_STEPS, *END_STEPS, *SINK_POINTS, *SOURCE_POINTS, *UPSERT_POINTS}
+    copying = {*STEPS, *RECOVERY_STEPS, *END_STEPS, *SINK_POINTS, *SOURCE_POINTS, *UPSERT_POINTS}
+    known = {*copying, *SPOOL_POINTS, *FOLLOWING_POINTS}
     assert found == known

@@ -33,6 +33,9 @@ _STEPS = (
     "spool.segment_removed",
 )
 
+SPOOL_POINTS = (*_STEPS, "spool.cut")
+"""The last is reached by a life that recovers."""
+
 
 class Spooling:
     """One life of `spooling.py`."""

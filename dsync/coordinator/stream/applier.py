@@ -10,7 +10,6 @@ from dsync.coordinator.retries import Retries
 from dsync.coordinator.stream.lanes import Lane, kept_by_all, left_of, left_of_all
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Part, Round
-from dsync.failpoints import failpoint
 from dsync.protocol import frames
 from dsync.protocol.errors import LanesMeetError, PluginBugError, RecordError
 from dsync.protocol.interface import Connector
@@ -147,11 +146,9 @@ class Applier:
             in_order=in_order,
             also=tuple(lane.context(self.flow, self.run, position) for lane in others),
         )
-        failpoint("coordinator.before_changes")
         written = await self.retries.call(
             "write changes", lambda: self.sink.write_changes(request), before_repeat=self.reopen
         )
-        failpoint("coordinator.after_changes")
         if written.changes != len(changes) and not written.incomplete:
             raise PluginBugError(
                 f"the sink says it wrote {written.changes} of {len(changes)} changes; nothing after them is "

@@ -14,7 +14,6 @@ from dsync.coordinator.stream.lanes import kept_by_all
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Round, Rounds
 from dsync.coordinator.tasks import StoppedError
-from dsync.failpoints import failpoint
 from dsync.protocol.frames import START
 from dsync.spool import Spool
 
@@ -100,10 +99,7 @@ class Follower:
         kept = await self.applier.catch_up()
         if kept == self._told or not kept.cursor:
             return
-        failpoint("coordinator.before_acknowledge")
         await self.checkpoint(kept)
-        failpoint("coordinator.after_stream_checkpoint")
         await self.acknowledge(kept.cursor)
-        failpoint("coordinator.after_acknowledge")
         await self.spool.trim(order_of(kept.place))
         self._told = kept
