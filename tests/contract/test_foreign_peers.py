@@ -52,6 +52,7 @@ from dsync.sdk.serve import ServeOptions, serving
 from dsync.sdk.testing.memory import MemoryConnector
 from tests.contract.foreign import ForeignConnector, foreign_server
 from tests.contract.rig import document
+from tests.support.waiting import wait_for_async
 
 CONTEXT = WriteContext(flow="f", run="r", unit="ü" * 1000, fence=3, cursor=b"c" * 20_000, seq=4)
 
@@ -275,8 +276,8 @@ async def test_a_stream_goes_on_after_a_cursor_and_ends_with_its_reader() -> Non
         batches = connector.stream_updates(StreamRequest(cursor=b"41"))
         assert (await anext(batches)).next_cursor == b"42"
         await batches.aclose()  # type: ignore[attr-defined]
+        await wait_for_async(lambda: source.closed, what="the source to let go")
         await connector.close()
-    assert source.closed
 
 
 class Framed(Connector):
@@ -338,6 +339,7 @@ async def test_frames_of_changes_cross_whole_and_what_is_durable_is_told() -> No
         first = await anext(frames)
         assert first == frame(42, body=b"x" * 6_000_000)
         await frames.aclose()  # type: ignore[attr-defined]
+        await wait_for_async(lambda: plugin.closed, what="the source to let go")
         await connector.acknowledge(["a"], first.cursor)
         context = WriteContext(flow="f", run="r", unit="lane:0", fence=1, cursor=first.cursor, seq=1)
         request = WriteChangesRequest(context=context, frame=first, targets=("b",), overlap=True)
@@ -346,7 +348,6 @@ async def test_frames_of_changes_cross_whole_and_what_is_durable_is_told() -> No
         with pytest.raises(errors.LanesMeetError, match="meet on an index"):
             await connector.write_changes(request)
         await connector.close()
-    assert plugin.closed
     assert plugin.acknowledged == [(["a"], b"42")]
     assert plugin.written == [request]
     assert written == WrittenChanges(changes=1, incomplete=(IncompleteChange(index=0, reason="no row"),))

@@ -7,8 +7,8 @@ writes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TypeVar
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, TypeVar
 
 from dsync.sdk import PluginContext, errors, types
 from dsync_postgres import large_objects as large
@@ -16,7 +16,6 @@ from dsync_postgres.documents import Decoder, LineDecoder, RowDecoder, read_own_
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Sessions
 from dsync_postgres.sink import aside, claims, large_objects, ledger, manifests, writer
-from dsync_postgres.sink.apply.side import ApplySide
 from dsync_postgres.sink.check import check_sink
 from dsync_postgres.sink.destinations import Destinations
 from dsync_postgres.sink.finish import finish
@@ -24,6 +23,9 @@ from dsync_postgres.sink.ledger import Guard
 from dsync_postgres.sink.prepare import prepare
 from dsync_postgres.sink.staging import Stages
 from dsync_postgres.sink.targets import TargetTable
+
+if TYPE_CHECKING:
+    from dsync_postgres.sink.apply.side import ApplySide
 
 T = TypeVar("T")
 
@@ -36,12 +38,24 @@ class SinkSide:
         self._context = context
         self._stages = Stages()
         self._destinations = Destinations()
-        self._changes = ApplySide(sessions, self._destinations)
         self._decoders: dict[tuple[int, tuple[str, ...], types.PageType], Decoder] = {}
 
     async def close(self) -> None:
         """Close the sessions that changes are applied in. Repeatable."""
-        await self._changes.close()
+        if "_changes" in self.__dict__:
+            await self._changes.close()
+
+    @cached_property
+    def _changes(self) -> ApplySide:
+        # A copy needs none of it, and every command waits for the imports.
+        from dsync_postgres.sink.apply.side import ApplySide
+
+        return ApplySide(self._sessions, self._destinations)
+
+    def _forget_shapes(self) -> None:
+        """A table may have been made anew, or altered."""
+        if "_changes" in self.__dict__:
+            self._changes.forget()
 
     # ------------------------------------------------------------------ ledger
 
@@ -49,7 +63,7 @@ class SinkSide:
         """Raise each unit's fence and say where it stands, in the order asked; one round trip."""
         # A table may have been made anew since the last life of these units.
         self._destinations.forget()
-        self._changes.forget()
+        self._forget_shapes()
         self._destinations.expect(ref.namespace for ref in units)
         return await self._with_ledger("opening units", partial(ledger.open_units, flow=flow, run=run, units=units))
 
@@ -114,7 +128,7 @@ class SinkSide:
     async def prepare(self, request: types.PrepareRequest) -> types.Prepared:
         """Create what is missing and say how each namespace is to be loaded. Repeatable."""
         self._destinations.forget()
-        self._changes.forget()
+        self._forget_shapes()
         work = partial(
             prepare,
             request=request,
