@@ -133,11 +133,16 @@ class PostgresConnector(Connector):
     async def generate_plan(self, request: types.PlanRequest) -> types.Plan:
         return await self._source.generate_plan(request)
 
-    async def open_plan(self, namespaces: Sequence[str]) -> types.Plan:
-        return await self._source.open_plan(namespaces)
+    async def open_plan(self, namespaces: Sequence[str], *, updates: bool = False, wait_s: float = 0.0) -> types.Plan:
+        return await self._source.open_plan(namespaces, updates=updates, wait_s=wait_s)
 
-    async def resume_plan(self, snapshot: bytes, partitions: Sequence[types.CopiedPartition]) -> types.ResumedPlan:
-        return await self._source.resume_plan(snapshot, partitions)
+    async def resume_plan(
+        self,
+        snapshot: bytes,
+        partitions: Sequence[types.CopiedPartition],
+        updates_partitions: Sequence[types.UpdatesPartition] = (),
+    ) -> types.ResumedPlan:
+        return await self._source.resume_plan(snapshot, partitions, updates_partitions)
 
     def stream_changes(self, request: types.StreamChangesRequest) -> AsyncIterator[types.ChangeFrame]:
         return self._streams.stream(request)

@@ -125,6 +125,32 @@ class StepFinished(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConsistencyReached(Event):
+    """The sink equals the source as it was at a position, and from now on as of each later one in turn."""
+
+    position: int
+    """The source's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamMoved(Event):
+    """Where a stream stands; said every second or so while one is followed."""
+
+    kept: ClassVar[bool] = False
+    changes: int
+    """Written by this process."""
+    lag_s: float
+    """How much older the last change that the sink has is than the last word of the source; 0: it has all."""
+    lag_bytes: int
+    """The same in the source's own positions."""
+    spool_bytes: int
+    retained_bytes: int
+    """What the source keeps for the stream."""
+    safe_bytes: int | None = None
+    """How much more may be written at the source before it gives the stream up; None: there is no limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished(Event):
     rows: int
     size_bytes: int

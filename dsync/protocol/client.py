@@ -28,6 +28,7 @@ from dsync.protocol.types import (
     BsonValue,
     Bucket,
     ChangeFrame,
+    ChangeStatus,
     CheckRequest,
     ChecksumRequest,
     CopiedPartition,
@@ -60,6 +61,7 @@ from dsync.protocol.types import (
     UnitRef,
     UnitState,
     UpdateBatch,
+    UpdatesPartition,
     WriteChangesRequest,
     WriteContext,
     WriteRequest,
@@ -364,19 +366,24 @@ class RemoteConnector(Connector):
 
     # ------------------------------------------------------ dsync.v1 PlanService
 
-    async def open_plan(self, namespaces: Sequence[str]) -> Plan:
+    async def open_plan(self, namespaces: Sequence[str], *, updates: bool = False, wait_s: float = 0.0) -> Plan:
         answer = await self._link.call(
             lambda s: s.plan.OpenPlan,
-            dsync.OpenPlanRequest(namespaces=namespaces),
+            dsync.OpenPlanRequest(namespaces=namespaces, updates=updates, wait_s=wait_s),
             method="OpenPlan",
             timeout_s=self._deadlines.work_s,
         )
         return flows.opened_plan_from_pb(answer)
 
-    async def resume_plan(self, snapshot: bytes, partitions: Sequence[CopiedPartition]) -> ResumedPlan:
+    async def resume_plan(
+        self,
+        snapshot: bytes,
+        partitions: Sequence[CopiedPartition],
+        updates_partitions: Sequence[UpdatesPartition] = (),
+    ) -> ResumedPlan:
         answer = await self._link.call(
             lambda s: s.plan.ResumePlan,
-            flows.resume_plan_to_pb(snapshot, partitions),
+            flows.resume_plan_to_pb(snapshot, partitions, updates_partitions),
             method="ResumePlan",
             timeout_s=self._deadlines.work_s,
         )
@@ -504,6 +511,33 @@ class RemoteConnector(Connector):
             method="CompleteChanges",
             timeout_s=self._deadlines.data_s,
         )
+
+    async def mark(self, namespaces: Sequence[str], content: bytes) -> int:
+        answer = await self._link.call(
+            lambda s: s.change.Mark,
+            dsync.MarkRequest(namespaces=namespaces, content=content),
+            method="Mark",
+            timeout_s=self._deadlines.data_s,
+        )
+        return answer.position
+
+    async def change_status(self, namespaces: Sequence[str]) -> ChangeStatus:
+        answer = await self._link.call(
+            lambda s: s.change.GetChangeStatus,
+            dsync.GetChangeStatusRequest(namespaces=namespaces),
+            method="GetChangeStatus",
+            timeout_s=self._deadlines.data_s,
+        )
+        return changes.change_status_from_pb(answer)
+
+    async def release_changes(self, flow: str) -> list[str]:
+        answer = await self._link.call(
+            lambda s: s.change.ReleaseChanges,
+            dsync.ReleaseChangesRequest(flow=flow),
+            method="ReleaseChanges",
+            timeout_s=self._deadlines.work_s,
+        )
+        return list(answer.removed)
 
     async def write_changes(self, request: WriteChangesRequest) -> WrittenChanges:
         answer = await self._link.call(

@@ -7,7 +7,7 @@ adiom.v1 sees an ordinary status with the right code.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from grpc import StatusCode
 
@@ -28,6 +28,14 @@ class DsyncError(Exception):
         super().__init_subclass__(**kwargs)
         cls.status = status or cls.status
         cls.exit_code = cls.exit_code if exit_code is None else exit_code
+
+    namespace: str = ""
+    """Which namespace is meant, where whoever gets the error has to know: a call may concern several."""
+
+    def about(self, namespace: str) -> Self:
+        """The same error, said of a namespace."""
+        self.namespace = namespace
+        return self
 
 
 class RetryableError(DsyncError, status=StatusCode.UNAVAILABLE, exit_code=3):

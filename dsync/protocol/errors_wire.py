@@ -28,6 +28,7 @@ from dsync.protocol.errors import (
 
 CLASS_KEY = "dsync-error-class"
 MESSAGE_KEY = "dsync-error-message-bin"
+NAMESPACE_KEY = "dsync-error-namespace-bin"
 
 _MESSAGE_BYTES = 2048
 # Percent-encoding may treble the status text, and both texts travel in one block of metadata.
@@ -50,11 +51,13 @@ class WireError(NamedTuple):
 def to_wire(error: DsyncError) -> WireError:
     """The form on the wire of an error raised on purpose."""
     message = str(error)
-    return WireError(
-        status=type(error).status,
-        details=_ascii(message),
-        metadata=((CLASS_KEY, ",".join(class_names(error))), (MESSAGE_KEY, _bounded_utf8(message))),
-    )
+    metadata: list[tuple[str, str | bytes]] = [
+        (CLASS_KEY, ",".join(class_names(error))),
+        (MESSAGE_KEY, _bounded_utf8(message)),
+    ]
+    if error.namespace:
+        metadata.append((NAMESPACE_KEY, error.namespace.encode()))
+    return WireError(status=type(error).status, details=_ascii(message), metadata=tuple(metadata))
 
 
 def class_names(error: DsyncError) -> list[str]:
@@ -128,7 +131,11 @@ def _named(metadata: Iterable[tuple[str, str | bytes]]) -> DsyncError | None:
     names, message = values.get(CLASS_KEY), values.get(MESSAGE_KEY, b"")
     if not isinstance(names, str) or not isinstance(message, bytes):
         return None
-    return rebuild(names.split(","), message.decode("utf-8", "replace"))
+    error = rebuild(names.split(","), message.decode("utf-8", "replace"))
+    namespace = values.get(NAMESPACE_KEY, b"")
+    if error is not None and isinstance(namespace, bytes):
+        error.namespace = namespace.decode("utf-8", "replace")
+    return error
 
 
 def is_cancelled_by_caller() -> bool:

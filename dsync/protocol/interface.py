@@ -14,6 +14,7 @@ from dsync.protocol.types import (
     BsonValue,
     Bucket,
     ChangeFrame,
+    ChangeStatus,
     CheckRequest,
     ChecksumRequest,
     CopiedPartition,
@@ -46,6 +47,7 @@ from dsync.protocol.types import (
     UnitRef,
     UnitState,
     UpdateBatch,
+    UpdatesPartition,
     WriteChangesRequest,
     WriteContext,
     WriteRequest,
@@ -160,12 +162,24 @@ class Connector:
 
     # ------------------------------------------------------ dsync.v1 PlanService
 
-    async def open_plan(self, namespaces: Sequence[str]) -> Plan:
-        """As generate_plan, for several namespaces and under one snapshot, which it names and holds."""
+    async def open_plan(self, namespaces: Sequence[str], *, updates: bool = False, wait_s: float = 0.0) -> Plan:
+        """As generate_plan, for several namespaces and under one snapshot, which it names and holds.
+
+        With `updates` the position from which changes are followed is fixed first, waiting so long for transactions
+        that are open (0: as long as the source finds right). Repeatable: what was begun is found again.
+        """
         raise _unsupported(self, "OpenPlan")
 
-    async def resume_plan(self, snapshot: bytes, partitions: Sequence[CopiedPartition]) -> ResumedPlan:
-        """After a restart: is the snapshot still held, and if not, what may stay under a new one?"""
+    async def resume_plan(
+        self,
+        snapshot: bytes,
+        partitions: Sequence[CopiedPartition],
+        updates_partitions: Sequence[UpdatesPartition] = (),
+    ) -> ResumedPlan:
+        """After a restart: is the snapshot still held, and if not, what may stay under a new one?
+
+        What the updates partitions name is followed from them on, and only has to be read to its end.
+        """
         raise _unsupported(self, "ResumePlan")
 
     # ---------------------------------------------------- dsync.v1 SchemaService
@@ -224,6 +238,21 @@ class Connector:
         """
         raise _unsupported(self, "CompleteChanges")
 
+    async def mark(self, namespaces: Sequence[str], content: bytes) -> int:
+        """Write a mark into the source's history, which `stream_changes` gives as the record of a MARK.
+
+        Returns the source's position: every change that was committed before comes before the mark.
+        """
+        raise _unsupported(self, "Mark")
+
+    async def change_status(self, namespaces: Sequence[str]) -> ChangeStatus:
+        """What the source keeps for a stream."""
+        raise _unsupported(self, "GetChangeStatus")
+
+    async def release_changes(self, flow: str) -> list[str]:
+        """Remove what the source keeps for a flow, never what others have made; says what was removed. Repeatable."""
+        raise _unsupported(self, "ReleaseChanges")
+
     async def write_changes(self, request: WriteChangesRequest) -> WrittenChanges:
         """Apply changes with the ledger row of `request.context` in the same transaction; durable on return.
 
@@ -252,7 +281,15 @@ SERVICE_METHODS = {
     "LedgerService": ("open_units", "read_units", "save_manifest", "find_manifests", "clear_namespace", "forget_flow"),
     "PlanService": ("open_plan", "resume_plan"),
     "SchemaService": ("describe", "get_finish_data", "prepare", "finish"),
-    "ChangeService": ("stream_changes", "acknowledge", "complete_changes", "write_changes"),
+    "ChangeService": (
+        "stream_changes",
+        "acknowledge",
+        "complete_changes",
+        "mark",
+        "change_status",
+        "release_changes",
+        "write_changes",
+    ),
     "ChecksumService": ("plan_ranges", "get_checksum", "get_row_hashes", "get_rows", "count_rows"),
 }
 """Which methods make up which dsync.v1 service; one overridden method means that the service is served."""

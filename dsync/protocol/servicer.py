@@ -199,6 +199,19 @@ class _ChangeServicer:
     async def CompleteChanges(self, request: ChangeFrame, context: object) -> ChangeFrame:
         return await self._connector.complete_changes(request)
 
+    async def Mark(self, request: dsync.MarkRequest, context: object) -> dsync.MarkResponse:
+        return dsync.MarkResponse(position=await self._connector.mark(list(request.namespaces), request.content))
+
+    async def GetChangeStatus(
+        self, request: dsync.GetChangeStatusRequest, context: object
+    ) -> dsync.GetChangeStatusResponse:
+        return changes.change_status_to_pb(await self._connector.change_status(list(request.namespaces)))
+
+    async def ReleaseChanges(
+        self, request: dsync.ReleaseChangesRequest, context: object
+    ) -> dsync.ReleaseChangesResponse:
+        return dsync.ReleaseChangesResponse(removed=await self._connector.release_changes(request.flow))
+
     async def WriteChanges(self, request: WriteChangesRequest, context: object) -> dsync.WriteChangesResponse:
         return changes.written_to_pb(await self._connector.write_changes(request))
 
@@ -220,6 +233,21 @@ def _add_change_service(server: aio.Server, connector: Connector) -> None:
             servicer.CompleteChanges,
             request_deserializer=page_codec.decode_frame,
             response_serializer=page_codec.encode_frame,
+        ),
+        "Mark": grpc.unary_unary_rpc_method_handler(
+            servicer.Mark,
+            request_deserializer=dsync.MarkRequest.FromString,
+            response_serializer=dsync.MarkResponse.SerializeToString,
+        ),
+        "GetChangeStatus": grpc.unary_unary_rpc_method_handler(
+            servicer.GetChangeStatus,
+            request_deserializer=dsync.GetChangeStatusRequest.FromString,
+            response_serializer=dsync.GetChangeStatusResponse.SerializeToString,
+        ),
+        "ReleaseChanges": grpc.unary_unary_rpc_method_handler(
+            servicer.ReleaseChanges,
+            request_deserializer=dsync.ReleaseChangesRequest.FromString,
+            response_serializer=dsync.ReleaseChangesResponse.SerializeToString,
         ),
         "WriteChanges": grpc.unary_unary_rpc_method_handler(
             servicer.WriteChanges,
@@ -264,7 +292,8 @@ class _PlanServicer(dsync_grpc.PlanServiceServicer):
         self._connector = connector
 
     async def OpenPlan(self, request: dsync.OpenPlanRequest, context: object) -> dsync.OpenPlanResponse:
-        return flows.opened_plan_to_pb(await self._connector.open_plan(list(request.namespaces)))
+        plan = await self._connector.open_plan(list(request.namespaces), updates=request.updates, wait_s=request.wait_s)
+        return flows.opened_plan_to_pb(plan)
 
     async def ResumePlan(self, request: dsync.ResumePlanRequest, context: object) -> dsync.ResumePlanResponse:
         return flows.resumed_plan_to_pb(await self._connector.resume_plan(*flows.resume_plan_from_pb(request)))

@@ -75,6 +75,8 @@ class Verdict(enum.IntEnum):
     UNKNOWN = 0
     UNCHANGED = 1
     CHANGED = 2
+    OVERLAPS = 3
+    """It is followed: what was copied stays, and what is read from now on may be newer than changes that come."""
 
 
 class OnExisting(enum.IntEnum):
@@ -175,6 +177,8 @@ class CheckRequest:
     namespaces: tuple[str, ...] = ()
     peer_db_type: str = ""
     peer_version: str = ""
+    updates: bool = False
+    """Changes will be followed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +213,8 @@ class Plan:
     updates_partitions: tuple[UpdatesPartition, ...] = ()
     snapshot: bytes = b""
     """Names the snapshot all pages are read from (PlanService); empty: there is none."""
+    overlaps: bool = False
+    """The changes were followed before: what is read may be newer than those that come first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +232,8 @@ class NamespaceVerdict:
     reason: str = ""
     partitions: tuple[Partition, ...] = ()
     """For a changed namespace: how to read it again."""
+    seen_through: int = 0
+    """What is read again has every transaction up to this one: its changes in those are left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -487,6 +495,8 @@ class FinishStep:
     depends_on: tuple[str, ...] = ()
     payload: bytes = field(default=b"", repr=False)
     needs_source: bool = False
+    makes_key: bool = False
+    """Rows are told apart by what it makes: done before rows are written by key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -663,6 +673,23 @@ class StreamChangesRequest:
     header: str = ""
     """With `value` as in the UpdatesPartition that is streamed: sent as metadata, for load balancers."""
     value: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeStatus:
+    """What a source keeps for a stream."""
+
+    position: int
+    """Where the source's history ends now."""
+    acknowledged: int
+    """Everything before was acknowledged."""
+    retained_bytes: int
+    safe_bytes: int | None = None
+    """How much more may be written before the source gives the stream up; None: there is no limit."""
+    active: bool = False
+    """Somebody reads the stream."""
+    name: str = ""
+    """What it is kept under, for a person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

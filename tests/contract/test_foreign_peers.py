@@ -20,6 +20,7 @@ from dsync.protocol.interface import Connector, Transform
 from dsync.protocol.types import (
     ChangeFrame,
     ChangeRelation,
+    ChangeStatus,
     ChangeType,
     Extensions,
     IncompleteChange,
@@ -286,6 +287,7 @@ class Framed(Connector):
     def __init__(self) -> None:
         self.closed = False
         self.acknowledged: list[tuple[Sequence[str], bytes]] = []
+        self.marks: list[tuple[Sequence[str], bytes]] = []
         self.written: list[WriteChangesRequest] = []
 
     async def get_info(self) -> Info:
@@ -306,9 +308,19 @@ class Framed(Connector):
     async def complete_changes(self, frame: ChangeFrame) -> ChangeFrame:
         return replace(frame, position=7)
 
+    async def mark(self, namespaces: Sequence[str], content: bytes) -> int:
+        self.marks.append((namespaces, content))
+        return 43
+
+    async def change_status(self, namespaces: Sequence[str]) -> ChangeStatus:
+        return ChangeStatus(position=44, acknowledged=42, retained_bytes=2, safe_bytes=None, name=namespaces[0])
+
+    async def release_changes(self, flow: str) -> list[str]:
+        return [f"what {flow} had"]
+
     async def write_changes(self, request: WriteChangesRequest) -> WrittenChanges:
         if self.written:
-            raise errors.LanesMeetError("two changes meet on an index")
+            raise errors.LanesMeetError("two changes meet on an index").about("a")
         self.written.append(request)
         return WrittenChanges(changes=len(request.frame), incomplete=(IncompleteChange(index=0, reason="no row"),))
 
@@ -345,9 +357,15 @@ async def test_frames_of_changes_cross_whole_and_what_is_durable_is_told() -> No
         request = WriteChangesRequest(context=context, frame=first, targets=("b",), overlap=True)
         written = await connector.write_changes(request)
         assert await connector.complete_changes(first) == replace(first, position=7)
-        with pytest.raises(errors.LanesMeetError, match="meet on an index"):
+        with pytest.raises(errors.LanesMeetError, match="meet on an index") as refused:
             await connector.write_changes(request)
+        assert refused.value.namespace == "a"
+        assert await connector.mark(["a"], b"\0 here") == 43
+        status = await connector.change_status(["a"])
+        assert status == ChangeStatus(position=44, acknowledged=42, retained_bytes=2, safe_bytes=None, name="a")
+        assert await connector.release_changes("f") == ["what f had"]
         await connector.close()
+    assert plugin.marks == [(["a"], b"\0 here")]
     assert plugin.acknowledged == [(["a"], b"42")]
     assert plugin.written == [request]
     assert written == WrittenChanges(changes=1, incomplete=(IncompleteChange(index=0, reason="no row"),))

@@ -42,6 +42,7 @@ _COPY_TYPES = (types.PageType.PG_COPY_BINARY, types.PageType.PG_COPY_TEXT)
 _DOCUMENT_TYPES = (types.PageType.BSON, types.PageType.JSON)
 _ENVELOPE_BYTES = 64 * 1024
 """What a message holds beside the page's body, generously."""
+_NO_CHANGES = "planning: this release copies PostgreSQL and does not follow its changes yet"
 # Rows become larger as documents: field names, and numbers at their full width.
 _DOCUMENT_RATIO = 2
 
@@ -72,16 +73,19 @@ class SourceSide:
             UnsupportedError: changes were asked for, which this release does not follow.
         """
         if request.updates:
-            raise errors.UnsupportedError(
-                "planning: this release copies PostgreSQL and does not follow its changes yet"
-            )
+            raise errors.UnsupportedError(_NO_CHANGES)
         return await self.open_plan(request.namespaces or await self._describer.copied_namespaces())
 
-    async def open_plan(self, namespaces: Sequence[str]) -> types.Plan:
+    async def open_plan(self, namespaces: Sequence[str], *, updates: bool = False, wait_s: float = 0.0) -> types.Plan:
         """Take a snapshot, hold it and cut the tables into ranges of blocks.
 
         The flow's snapshot before, if there is one, is let go.
+
+        Raises:
+            UnsupportedError: changes were asked for, which this release does not follow.
         """
+        if updates:
+            raise errors.UnsupportedError(_NO_CHANGES)
         names = [TableName.parse(namespace) for namespace in namespaces]
         async with self._planning:
             described = self._described.pop(self._flow, None)
@@ -93,7 +97,12 @@ class SourceSide:
             partitions = await plan.partitions(names, self._sessions)
             return types.Plan(partitions=partitions, snapshot=plan.snapshot.encode())
 
-    async def resume_plan(self, snapshot: bytes, partitions: Sequence[types.CopiedPartition]) -> types.ResumedPlan:
+    async def resume_plan(
+        self,
+        snapshot: bytes,
+        partitions: Sequence[types.CopiedPartition],
+        updates_partitions: Sequence[types.UpdatesPartition] = (),
+    ) -> types.ResumedPlan:
         """Say what may stay of what was copied: everything while the snapshot is held, else what has not changed.
 
         Raises:

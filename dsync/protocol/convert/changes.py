@@ -1,4 +1,4 @@
-"""Change frames: StreamChanges, Acknowledge, WriteChanges.
+"""Change frames, and what is said about a stream of them: ChangeService.
 
 Only the small fields are converted; a frame's body is appended and viewed where it lies (`dsync.protocol.page_codec`).
 """
@@ -114,6 +114,28 @@ def written_from_pb(message: dsync.WriteChangesResponse) -> t.WrittenChanges:
 
 def acknowledge_to_pb(namespaces: Sequence[str], cursor: bytes) -> dsync.AcknowledgeRequest:
     return dsync.AcknowledgeRequest(namespaces=namespaces, cursor=cursor)
+
+
+def change_status_to_pb(status: t.ChangeStatus) -> dsync.GetChangeStatusResponse:
+    return dsync.GetChangeStatusResponse(
+        position=status.position,
+        acknowledged=status.acknowledged,
+        retained_bytes=status.retained_bytes,
+        safe_bytes=status.safe_bytes,
+        active=status.active,
+        name=status.name,
+    )
+
+
+def change_status_from_pb(message: dsync.GetChangeStatusResponse) -> t.ChangeStatus:
+    return t.ChangeStatus(
+        position=message.position,
+        acknowledged=message.acknowledged,
+        retained_bytes=message.retained_bytes,
+        safe_bytes=message.safe_bytes if message.HasField("safe_bytes") else None,
+        active=message.active,
+        name=message.name,
+    )
 
 
 def _relation_to_pb(relation: t.ChangeRelation) -> dsync.ChangeRelation:

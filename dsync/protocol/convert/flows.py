@@ -43,19 +43,38 @@ def plan_from_pb(message: adiom.GeneratePlanResponse) -> t.Plan:
 
 
 def opened_plan_to_pb(plan: t.Plan) -> dsync.OpenPlanResponse:
-    return dsync.OpenPlanResponse(partitions=map(partition_to_pb, plan.partitions), snapshot=plan.snapshot)
+    return dsync.OpenPlanResponse(
+        partitions=map(partition_to_pb, plan.partitions),
+        snapshot=plan.snapshot,
+        updates_partitions=map(updates_partition_to_pb, plan.updates_partitions),
+        overlaps=plan.overlaps,
+    )
 
 
 def opened_plan_from_pb(message: dsync.OpenPlanResponse) -> t.Plan:
-    return t.Plan(partitions=tuple(map(partition_from_pb, message.partitions)), snapshot=message.snapshot)
+    return t.Plan(
+        partitions=tuple(map(partition_from_pb, message.partitions)),
+        snapshot=message.snapshot,
+        updates_partitions=tuple(map(updates_partition_from_pb, message.updates_partitions)),
+        overlaps=message.overlaps,
+    )
 
 
-def resume_plan_to_pb(snapshot: bytes, partitions: Sequence[t.CopiedPartition]) -> dsync.ResumePlanRequest:
-    return dsync.ResumePlanRequest(snapshot=snapshot, partitions=map(_copied_to_pb, partitions))
+def resume_plan_to_pb(
+    snapshot: bytes, partitions: Sequence[t.CopiedPartition], updates_partitions: Sequence[t.UpdatesPartition]
+) -> dsync.ResumePlanRequest:
+    return dsync.ResumePlanRequest(
+        snapshot=snapshot,
+        partitions=map(_copied_to_pb, partitions),
+        updates_partitions=map(updates_partition_to_pb, updates_partitions),
+    )
 
 
-def resume_plan_from_pb(message: dsync.ResumePlanRequest) -> tuple[bytes, list[t.CopiedPartition]]:
-    return message.snapshot, list(map(_copied_from_pb, message.partitions))
+def resume_plan_from_pb(
+    message: dsync.ResumePlanRequest,
+) -> tuple[bytes, list[t.CopiedPartition], list[t.UpdatesPartition]]:
+    followed = list(map(updates_partition_from_pb, message.updates_partitions))
+    return message.snapshot, list(map(_copied_from_pb, message.partitions)), followed
 
 
 def _copied_to_pb(copied: t.CopiedPartition) -> dsync.CopiedPartition:
@@ -84,6 +103,7 @@ def _verdict_to_pb(verdict: t.NamespaceVerdict) -> dsync.NamespaceVerdict:
         verdict=dsync.Verdict.ValueType(int(verdict.verdict)),
         reason=verdict.reason,
         partitions=map(partition_to_pb, verdict.partitions),
+        seen_through=verdict.seen_through,
     )
 
 
@@ -93,6 +113,7 @@ def _verdict_from_pb(message: dsync.NamespaceVerdict) -> t.NamespaceVerdict:
         verdict=enum_from_pb(t.Verdict, message.verdict),
         reason=message.reason,
         partitions=tuple(map(partition_from_pb, message.partitions)),
+        seen_through=message.seen_through,
     )
 
 

@@ -147,6 +147,7 @@ def check_to_pb(request: t.CheckRequest) -> dsync.CheckRequest:
         namespaces=request.namespaces,
         peer_db_type=request.peer_db_type,
         peer_version=request.peer_version,
+        updates=request.updates,
     )
 
 
@@ -156,4 +157,5 @@ def check_from_pb(message: dsync.CheckRequest) -> t.CheckRequest:
         namespaces=tuple(message.namespaces),
         peer_db_type=message.peer_db_type,
         peer_version=message.peer_version,
+        updates=message.updates,
     )

@@ -185,6 +185,7 @@ def step_to_pb(step: t.FinishStep) -> dsync.FinishStep:
         depends_on=step.depends_on,
         payload=step.payload,
         needs_source=step.needs_source,
+        makes_key=step.makes_key,
     )
 
 
@@ -197,4 +198,5 @@ def step_from_pb(message: dsync.FinishStep) -> t.FinishStep:
         depends_on=tuple(message.depends_on),
         payload=message.payload,
         needs_source=message.needs_source,
+        makes_key=message.makes_key,
     )

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import bson
 import xxhash
 
-from dsync.protocol.errors import RequestError, SinkNotEmptyError, SnapshotLostError
+from dsync.protocol.errors import RequestError, SinkNotEmptyError, SnapshotLostError, UnsupportedError
 from dsync.protocol.interface import Connector, services_of
 from dsync.protocol.pages import split_records
 from dsync.sdk.paging import PageBuilder, PageExchange
@@ -58,6 +58,7 @@ from dsync.sdk.types import (
     UnitRef,
     UnitState,
     Update,
+    UpdatesPartition,
     UpdateType,
     Verdict,
     WriteContext,
@@ -287,7 +288,9 @@ class MemoryConnector(Connector):
 
     # ------------------------------------------------------ dsync.v1 PlanService
 
-    async def open_plan(self, namespaces: Sequence[str]) -> Plan:
+    async def open_plan(self, namespaces: Sequence[str], *, updates: bool = False, wait_s: float = 0.0) -> Plan:
+        if updates:
+            raise UnsupportedError("the memory connector does not follow changes")
         await self.faults.reach("open_plan")
         token = secrets.token_hex(8)
         self._snapshots.add(token)
@@ -298,7 +301,12 @@ class MemoryConnector(Connector):
             snapshot=json.dumps({"token": token, "versions": versions}).encode(),
         )
 
-    async def resume_plan(self, snapshot: bytes, partitions: Sequence[CopiedPartition]) -> ResumedPlan:
+    async def resume_plan(
+        self,
+        snapshot: bytes,
+        partitions: Sequence[CopiedPartition],
+        updates_partitions: Sequence[UpdatesPartition] = (),
+    ) -> ResumedPlan:
         await self.faults.reach("resume_plan")
         old = json.loads(snapshot)
         if old["token"] in self._snapshots:

@@ -37,8 +37,9 @@ PAIRS: list[Pair] = [
     (t.StreamRequest, pages.stream_updates_to_pb, pages.stream_updates_from_pb),
     (t.StreamChangesRequest, changes.stream_changes_to_pb, changes.stream_changes_from_pb),
     (t.WrittenChanges, changes.written_to_pb, changes.written_from_pb),
+    (t.ChangeStatus, changes.change_status_to_pb, changes.change_status_from_pb),
     (t.PlanRequest, flows.plan_request_to_pb, flows.plan_request_from_pb),
-    (t.Plan, flows.plan_to_pb, flows.plan_from_pb),
+    (t.Plan, flows.opened_plan_to_pb, flows.opened_plan_from_pb),
     (t.ResumedPlan, flows.resumed_plan_to_pb, flows.resumed_plan_from_pb),
     (t.FlowManifest, flows.manifest_to_pb, flows.manifest_from_pb),
     (t.DescribeRequest, schema.describe_to_pb, schema.describe_from_pb),
@@ -119,9 +120,11 @@ def test_lists_of_values_survive_the_wire(data: st.DataObject) -> None:
         return data.draw(st.lists(strategies.values(cls), max_size=3))
 
     units, states, copied = some(t.UnitRef), some(t.UnitState), some(t.CopiedPartition)
+    followed = some(t.UpdatesPartition)
     assert flows.open_units_from_pb(_wire(flows.open_units_to_pb("f", "r", units))) == ("f", "r", units)
     assert flows.unit_states_from_pb(_wire(flows.unit_states_to_pb(states))) == states
-    assert flows.resume_plan_from_pb(_wire(flows.resume_plan_to_pb(b"s", copied))) == (b"s", copied)
+    asked = flows.resume_plan_to_pb(b"s", copied, followed)
+    assert flows.resume_plan_from_pb(_wire(asked)) == (b"s", copied, followed)
 
     buckets, hashes = some(t.Bucket), some(t.RowHash)
     assert checksums.buckets_from_pb(_wire(checksums.buckets_to_pb(buckets))) == buckets
@@ -129,8 +132,8 @@ def test_lists_of_values_survive_the_wire(data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.lists(st.none() | strategies.TEXT, max_size=3).map(tuple), max_size=3))
     assert checksums.rows_from_pb(_wire(checksums.rows_to_pb(rows))) == rows
 
-    plan = t.Plan(partitions=tuple(some(t.Partition)), snapshot=b"named")
-    assert flows.opened_plan_from_pb(_wire(flows.opened_plan_to_pb(plan))) == plan
+    plan = t.Plan(partitions=tuple(some(t.Partition)), updates_partitions=tuple(followed))
+    assert flows.plan_from_pb(_wire(flows.plan_to_pb(plan))) == plan
 
 
 @settings(max_examples=40, deadline=None)

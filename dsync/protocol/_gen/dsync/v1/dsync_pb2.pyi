@@ -128,6 +128,12 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     VERDICT_UNCHANGED: _Verdict.ValueType  # 1
     """What was copied is what a reader of the new snapshot would copy."""
     VERDICT_CHANGED: _Verdict.ValueType  # 2
+    VERDICT_OVERLAPS: _Verdict.ValueType  # 3
+    """It is followed, so what was copied stays, and what is read from now on may
+    be newer than changes that come: pages are written by key, and the sink
+    equals the source only once the stream has passed a mark that was set after
+    the last page. With partitions: they are read in place of those left.
+    """
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper): ...
 
@@ -135,6 +141,12 @@ VERDICT_UNKNOWN: Verdict.ValueType  # 0
 VERDICT_UNCHANGED: Verdict.ValueType  # 1
 """What was copied is what a reader of the new snapshot would copy."""
 VERDICT_CHANGED: Verdict.ValueType  # 2
+VERDICT_OVERLAPS: Verdict.ValueType  # 3
+"""It is followed, so what was copied stays, and what is read from now on may
+be newer than changes that come: pages are written by key, and the sink
+equals the source only once the stream has passed a mark that was set after
+the last page. With partitions: they are read in place of those left.
+"""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 class _OnExisting:
@@ -390,10 +402,13 @@ class CheckRequest(_message.Message):
     NAMESPACES_FIELD_NUMBER: _builtins.int
     PEER_DB_TYPE_FIELD_NUMBER: _builtins.int
     PEER_VERSION_FIELD_NUMBER: _builtins.int
+    UPDATES_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     peer_db_type: _builtins.str
     """The other end."""
     peer_version: _builtins.str
+    updates: _builtins.bool
+    """Changes will be followed."""
     @_builtins.property
     def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -403,10 +418,11 @@ class CheckRequest(_message.Message):
         namespaces: _abc.Iterable[_builtins.str] | None = ...,
         peer_db_type: _builtins.str = ...,
         peer_version: _builtins.str = ...,
+        updates: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespaces", b"namespaces", "peer_db_type", b"peer_db_type", "peer_version", b"peer_version", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespaces", b"namespaces", "peer_db_type", b"peer_db_type", "peer_version", b"peer_version", "role", b"role", "updates", b"updates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -994,16 +1010,29 @@ class OpenPlanRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAMESPACES_FIELD_NUMBER: _builtins.int
+    UPDATES_FIELD_NUMBER: _builtins.int
+    WAIT_S_FIELD_NUMBER: _builtins.int
+    updates: _builtins.bool
+    """Changes will be followed: the position from which they are comes first, and
+    everything before it is in the snapshot. Repeatable: what an earlier call
+    has begun is found again.
+    """
+    wait_s: _builtins.float
+    """How long transactions that are open may keep it from being begun; 0: as
+    long as the source finds right.
+    """
     @_builtins.property
     def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         namespaces: _abc.Iterable[_builtins.str] | None = ...,
+        updates: _builtins.bool = ...,
+        wait_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespaces", b"namespaces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespaces", b"namespaces", "updates", b"updates", "wait_s", b"wait_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1015,19 +1044,33 @@ class OpenPlanResponse(_message.Message):
 
     PARTITIONS_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    UPDATES_PARTITIONS_FIELD_NUMBER: _builtins.int
+    OVERLAPS_FIELD_NUMBER: _builtins.int
     snapshot: _builtins.bytes
     """Names the snapshot all pages are read from; empty: there is none."""
+    overlaps: _builtins.bool
+    """The changes were followed before, so what is read may be newer than those
+    that come first: it is written by key, as after VERDICT_OVERLAPS.
+    """
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[_adiom_pb2.Partition]: ...
+    @_builtins.property
+    def updates_partitions(self) -> _containers.RepeatedCompositeFieldContainer[_adiom_pb2.UpdatesPartition]:
+        """What is followed, and from where. A namespace that is in none of them is
+        copied only.
+        """
+
     def __init__(
         self,
         *,
         partitions: _abc.Iterable[_adiom_pb2.Partition] | None = ...,
         snapshot: _builtins.bytes = ...,
+        updates_partitions: _abc.Iterable[_adiom_pb2.UpdatesPartition] | None = ...,
+        overlaps: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["partitions", b"partitions", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overlaps", b"overlaps", "partitions", b"partitions", "snapshot", b"snapshot", "updates_partitions", b"updates_partitions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1071,18 +1114,24 @@ class ResumePlanRequest(_message.Message):
 
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
+    UPDATES_PARTITIONS_FIELD_NUMBER: _builtins.int
     snapshot: _builtins.bytes
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___CopiedPartition]: ...
+    @_builtins.property
+    def updates_partitions(self) -> _containers.RepeatedCompositeFieldContainer[_adiom_pb2.UpdatesPartition]:
+        """As planned: what is followed."""
+
     def __init__(
         self,
         *,
         snapshot: _builtins.bytes = ...,
         partitions: _abc.Iterable[Global___CopiedPartition] | None = ...,
+        updates_partitions: _abc.Iterable[_adiom_pb2.UpdatesPartition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["partitions", b"partitions", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partitions", b"partitions", "snapshot", b"snapshot", "updates_partitions", b"updates_partitions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1096,9 +1145,15 @@ class NamespaceVerdict(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
+    SEEN_THROUGH_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     verdict: Global___Verdict.ValueType
     reason: _builtins.str
+    seen_through: _builtins.int
+    """For a changed namespace that is followed: what is read again has every
+    transaction up to this one (ChangeCommit.transaction), so its changes in
+    those are left out. 0: none are.
+    """
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[_adiom_pb2.Partition]:
         """For a changed namespace: how to read it again."""
@@ -1110,10 +1165,11 @@ class NamespaceVerdict(_message.Message):
         verdict: Global___Verdict.ValueType = ...,
         reason: _builtins.str = ...,
         partitions: _abc.Iterable[_adiom_pb2.Partition] | None = ...,
+        seen_through: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "partitions", b"partitions", "reason", b"reason", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "partitions", b"partitions", "reason", b"reason", "seen_through", b"seen_through", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1442,6 +1498,7 @@ class FinishStep(_message.Message):
     DEPENDS_ON_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     NEEDS_SOURCE_FIELD_NUMBER: _builtins.int
+    MAKES_KEY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: _builtins.str
     name: _builtins.str
@@ -1450,6 +1507,10 @@ class FinishStep(_message.Message):
     """The sink's own instructions, given back to it as they are."""
     needs_source: _builtins.bool
     """The source is asked for GetFinishData first."""
+    makes_key: _builtins.bool
+    """It makes what tells the namespace's rows apart: done before rows are
+    written by key.
+    """
     @_builtins.property
     def depends_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -1462,10 +1523,11 @@ class FinishStep(_message.Message):
         depends_on: _abc.Iterable[_builtins.str] | None = ...,
         payload: _builtins.bytes = ...,
         needs_source: _builtins.bool = ...,
+        makes_key: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["depends_on", b"depends_on", "id", b"id", "kind", b"kind", "name", b"name", "namespace", b"namespace", "needs_source", b"needs_source", "payload", b"payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depends_on", b"depends_on", "id", b"id", "kind", b"kind", "makes_key", b"makes_key", "name", b"name", "namespace", b"namespace", "needs_source", b"needs_source", "payload", b"payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2216,6 +2278,161 @@ class AcknowledgeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AcknowledgeResponse: _TypeAlias = AcknowledgeResponse  # noqa: Y015
+
+@_typing.final
+class MarkRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    """Unique; comes back as the record of a mark."""
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in StreamChangesRequest, which stream is meant."""
+
+    def __init__(
+        self,
+        *,
+        namespaces: _abc.Iterable[_builtins.str] | None = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "namespaces", b"namespaces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkRequest: _TypeAlias = MarkRequest  # noqa: Y015
+
+@_typing.final
+class MarkResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """The source's own; every change that was committed before comes before the
+    mark.
+    """
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkResponse: _TypeAlias = MarkResponse  # noqa: Y015
+
+@_typing.final
+class GetChangeStatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        namespaces: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespaces", b"namespaces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetChangeStatusRequest: _TypeAlias = GetChangeStatusRequest  # noqa: Y015
+
+@_typing.final
+class GetChangeStatusResponse(_message.Message):
+    """What the source keeps for a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    RETAINED_BYTES_FIELD_NUMBER: _builtins.int
+    SAFE_BYTES_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Where the source's history ends now."""
+    acknowledged: _builtins.int
+    """Everything before was acknowledged."""
+    retained_bytes: _builtins.int
+    """How much of its history the source keeps for the stream."""
+    safe_bytes: _builtins.int
+    """How much more may be written before the source gives the stream up; absent:
+    there is no limit.
+    """
+    active: _builtins.bool
+    """Somebody reads the stream."""
+    name: _builtins.str
+    """What it is kept under, for a person."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        acknowledged: _builtins.int = ...,
+        retained_bytes: _builtins.int = ...,
+        safe_bytes: _builtins.int | None = ...,
+        active: _builtins.bool = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_safe_bytes", b"_safe_bytes", "safe_bytes", b"safe_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_safe_bytes", b"_safe_bytes", "acknowledged", b"acknowledged", "active", b"active", "name", b"name", "position", b"position", "retained_bytes", b"retained_bytes", "safe_bytes", b"safe_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__safe_bytes: _TypeAlias = _typing.Literal["safe_bytes"]  # noqa: Y015
+    _WhichOneofArgType__safe_bytes: _TypeAlias = _typing.Literal["_safe_bytes", b"_safe_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__safe_bytes) -> _WhichOneofReturnType__safe_bytes | None: ...
+
+Global___GetChangeStatusResponse: _TypeAlias = GetChangeStatusResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseChangesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLOW_FIELD_NUMBER: _builtins.int
+    flow: _builtins.str
+    def __init__(
+        self,
+        *,
+        flow: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flow", b"flow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseChangesRequest: _TypeAlias = ReleaseChangesRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseChangesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was removed, a sentence each."""
+
+    def __init__(
+        self,
+        *,
+        removed: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseChangesResponse: _TypeAlias = ReleaseChangesResponse  # noqa: Y015
 
 @_typing.final
 class WriteChangesRequest(_message.Message):

@@ -1217,8 +1217,8 @@ class ChecksumService:
 
 
 class ChangeServiceStub:
-    """Changes as they come, and writing them. A source serves the first three
-    methods, a sink the last.
+    """Changes as they come, and writing them. A sink serves the last method, a
+    source the others.
     """
 
     def __init__(self, channel):
@@ -1242,6 +1242,21 @@ class ChangeServiceStub:
                 request_serializer=dsync_dot_v1_dot_dsync__pb2.ChangeFrame.SerializeToString,
                 response_deserializer=dsync_dot_v1_dot_dsync__pb2.ChangeFrame.FromString,
                 _registered_method=True)
+        self.Mark = channel.unary_unary(
+                '/dsync.v1.ChangeService/Mark',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.MarkRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.MarkResponse.FromString,
+                _registered_method=True)
+        self.GetChangeStatus = channel.unary_unary(
+                '/dsync.v1.ChangeService/GetChangeStatus',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.GetChangeStatusRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.GetChangeStatusResponse.FromString,
+                _registered_method=True)
+        self.ReleaseChanges = channel.unary_unary(
+                '/dsync.v1.ChangeService/ReleaseChanges',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.ReleaseChangesRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.ReleaseChangesResponse.FromString,
+                _registered_method=True)
         self.WriteChanges = channel.unary_unary(
                 '/dsync.v1.ChangeService/WriteChanges',
                 request_serializer=dsync_dot_v1_dot_dsync__pb2.WriteChangesRequest.SerializeToString,
@@ -1250,8 +1265,8 @@ class ChangeServiceStub:
 
 
 class ChangeServiceServicer:
-    """Changes as they come, and writing them. A source serves the first three
-    methods, a sink the last.
+    """Changes as they come, and writing them. A sink serves the last method, a
+    source the others.
     """
 
     def StreamChanges(self, request, context):
@@ -1270,6 +1285,27 @@ class ChangeServiceServicer:
         """The same number of changes, each with all values that its record has by now
         (an insert) or, where there is no such record any more, a delete of its old
         key. The answer's position is one at which they were so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Mark(self, request, context):
+        """Writes a mark into the source's history, for the stream to come by.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetChangeStatus(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseChanges(self, request, context):
+        """Removes what the source keeps for a flow; never what others have made.
+        Repeatable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1301,6 +1337,21 @@ def add_ChangeServiceServicer_to_server(servicer, server):
                     request_deserializer=dsync_dot_v1_dot_dsync__pb2.ChangeFrame.FromString,
                     response_serializer=dsync_dot_v1_dot_dsync__pb2.ChangeFrame.SerializeToString,
             ),
+            'Mark': grpc.unary_unary_rpc_method_handler(
+                    servicer.Mark,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.MarkRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.MarkResponse.SerializeToString,
+            ),
+            'GetChangeStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetChangeStatus,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.GetChangeStatusRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.GetChangeStatusResponse.SerializeToString,
+            ),
+            'ReleaseChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseChanges,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.ReleaseChangesRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.ReleaseChangesResponse.SerializeToString,
+            ),
             'WriteChanges': grpc.unary_unary_rpc_method_handler(
                     servicer.WriteChanges,
                     request_deserializer=dsync_dot_v1_dot_dsync__pb2.WriteChangesRequest.FromString,
@@ -1315,8 +1366,8 @@ def add_ChangeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChangeService:
-    """Changes as they come, and writing them. A source serves the first three
-    methods, a sink the last.
+    """Changes as they come, and writing them. A sink serves the last method, a
+    source the others.
     """
 
     @staticmethod
@@ -1390,6 +1441,87 @@ class ChangeService:
             '/dsync.v1.ChangeService/CompleteChanges',
             dsync_dot_v1_dot_dsync__pb2.ChangeFrame.SerializeToString,
             dsync_dot_v1_dot_dsync__pb2.ChangeFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Mark(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.ChangeService/Mark',
+            dsync_dot_v1_dot_dsync__pb2.MarkRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.MarkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetChangeStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.ChangeService/GetChangeStatus',
+            dsync_dot_v1_dot_dsync__pb2.GetChangeStatusRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.GetChangeStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.ChangeService/ReleaseChanges',
+            dsync_dot_v1_dot_dsync__pb2.ReleaseChangesRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.ReleaseChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -381,8 +381,8 @@ class ChecksumServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_ChecksumServiceServicer_to_server(servicer: ChecksumServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class ChangeServiceStub:
-    """Changes as they come, and writing them. A source serves the first three
-    methods, a sink the last.
+    """Changes as they come, and writing them. A sink serves the last method, a
+    source the others.
     """
 
     @_typing.overload
@@ -396,6 +396,13 @@ class ChangeServiceStub:
     (an insert) or, where there is no such record any more, a delete of its old
     key. The answer's position is one at which they were so.
     """
+    Mark: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.MarkRequest, _dsync_pb2.MarkResponse]
+    """Writes a mark into the source's history, for the stream to come by."""
+    GetChangeStatus: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.GetChangeStatusRequest, _dsync_pb2.GetChangeStatusResponse]
+    ReleaseChanges: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.ReleaseChangesRequest, _dsync_pb2.ReleaseChangesResponse]
+    """Removes what the source keeps for a flow; never what others have made.
+    Repeatable.
+    """
     WriteChanges: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.WriteChangesRequest, _dsync_pb2.WriteChangesResponse]
     """Durable on return, with the ledger row of the context in the transaction.
     Applying the same changes again from the same state gives the same state.
@@ -403,8 +410,8 @@ class ChangeServiceStub:
 
 @_typing.type_check_only
 class ChangeServiceAsyncStub(ChangeServiceStub):
-    """Changes as they come, and writing them. A source serves the first three
-    methods, a sink the last.
+    """Changes as they come, and writing them. A sink serves the last method, a
+    source the others.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -415,14 +422,21 @@ class ChangeServiceAsyncStub(ChangeServiceStub):
     (an insert) or, where there is no such record any more, a delete of its old
     key. The answer's position is one at which they were so.
     """
+    Mark: _aio.UnaryUnaryMultiCallable[_dsync_pb2.MarkRequest, _dsync_pb2.MarkResponse]  # type: ignore[assignment]
+    """Writes a mark into the source's history, for the stream to come by."""
+    GetChangeStatus: _aio.UnaryUnaryMultiCallable[_dsync_pb2.GetChangeStatusRequest, _dsync_pb2.GetChangeStatusResponse]  # type: ignore[assignment]
+    ReleaseChanges: _aio.UnaryUnaryMultiCallable[_dsync_pb2.ReleaseChangesRequest, _dsync_pb2.ReleaseChangesResponse]  # type: ignore[assignment]
+    """Removes what the source keeps for a flow; never what others have made.
+    Repeatable.
+    """
     WriteChanges: _aio.UnaryUnaryMultiCallable[_dsync_pb2.WriteChangesRequest, _dsync_pb2.WriteChangesResponse]  # type: ignore[assignment]
     """Durable on return, with the ledger row of the context in the transaction.
     Applying the same changes again from the same state gives the same state.
     """
 
 class ChangeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Changes as they come, and writing them. A source serves the first three
-    methods, a sink the last.
+    """Changes as they come, and writing them. A sink serves the last method, a
+    source the others.
     """
 
     @_abc_1.abstractmethod
@@ -448,6 +462,31 @@ class ChangeServiceServicer(metaclass=_abc_1.ABCMeta):
         """The same number of changes, each with all values that its record has by now
         (an insert) or, where there is no such record any more, a delete of its old
         key. The answer's position is one at which they were so.
+        """
+
+    @_abc_1.abstractmethod
+    def Mark(
+        self,
+        request: _dsync_pb2.MarkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.MarkResponse, _abc.Awaitable[_dsync_pb2.MarkResponse]]:
+        """Writes a mark into the source's history, for the stream to come by."""
+
+    @_abc_1.abstractmethod
+    def GetChangeStatus(
+        self,
+        request: _dsync_pb2.GetChangeStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.GetChangeStatusResponse, _abc.Awaitable[_dsync_pb2.GetChangeStatusResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ReleaseChanges(
+        self,
+        request: _dsync_pb2.ReleaseChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.ReleaseChangesResponse, _abc.Awaitable[_dsync_pb2.ReleaseChangesResponse]]:
+        """Removes what the source keeps for a flow; never what others have made.
+        Repeatable.
         """
 
     @_abc_1.abstractmethod
