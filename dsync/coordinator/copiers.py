@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from dsync.coordinator.budget import ByteBudget
+from dsync.coordinator.control import Control
 from dsync.coordinator.copier import UnitCopier
 from dsync.coordinator.deliver import PageWriter
 from dsync.coordinator.ends import Agreement, End
@@ -34,6 +35,7 @@ def make_copiers(
     retries: Retries,
     emit: EventHandler,
     stopping: asyncio.Event,
+    control: Control,
 ) -> dict[str, UnitCopier]:
     """A copier for each of these namespaces, by name."""
     budget = ByteBudget(_page_budget_bytes(spec, agreement))
@@ -43,6 +45,7 @@ def make_copiers(
         rows_per_s=spec.rate_rows_per_s,
         bytes_per_s=spec.rate_bytes_per_s,
         pause_ratio=spec.pause_ratio,
+        control=control,
     )
     return {
         name: UnitCopier(

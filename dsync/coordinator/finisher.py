@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from dsync.coordinator.control import Control
 from dsync.coordinator.cursor import UnitCursor
 from dsync.coordinator.deliver import UnitProgress
 from dsync.coordinator.ends import End
@@ -30,6 +31,7 @@ class Finisher:
     emit: EventHandler
     stopping: asyncio.Event
     parallel: int
+    control: Control
 
     async def finish(
         self, steps: Sequence[UnitRow], progress: Mapping[str, UnitProgress], *, left_out: Collection[str]
@@ -71,6 +73,7 @@ class Finisher:
         return tuple(failures.values())
 
     async def _do(self, step: FinishStep, progress: UnitProgress, *, done: int, total: int) -> None:
+        await self.control.wait_while_paused(self.stopping)
         if self.stopping.is_set():
             raise StoppedError
         started_s = time.monotonic()

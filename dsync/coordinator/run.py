@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from dsync.coordinator import setback
+from dsync.coordinator.control import Control
 from dsync.coordinator.copier import UnitCopier
 from dsync.coordinator.copiers import make_copiers
 from dsync.coordinator.deliver import UnitProgress
@@ -67,6 +68,8 @@ class CopyRun:
     stopping: asyncio.Event
     again_from: str = ""
     """The finished run whose unchanged namespaces need not be read again."""
+    control: Control = field(default_factory=Control)
+    """What is asked of it meanwhile."""
 
     _progress: dict[str, UnitProgress] = field(default_factory=dict, init=False)
     _states: dict[str, NamespaceState] = field(default_factory=dict, init=False)
@@ -336,6 +339,7 @@ class CopyRun:
             retries=self._retries,
             emit=self._count,
             stopping=self.stopping,
+            control=self.control,
         )
         workers = min(self.spec.parallel, len(queue))
         async with task_group() as tasks:
@@ -403,6 +407,7 @@ class CopyRun:
             emit=self.emit,
             stopping=self.stopping,
             parallel=self.spec.parallel,
+            control=self.control,
         )
         stopped = {name for name, state in self._states.items() if state is NamespaceState.STOPPED}
         return await finisher.finish(plan.steps, self._progress, left_out=stopped)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsync.coordinator.control import Control, Rate
 from dsync.coordinator.pace import Pace
 from dsync.coordinator.tasks import StoppedError
 
@@ -115,3 +116,57 @@ async def test_who_waits_ends_at_once_when_the_run_is_to_stop() -> None:
     with pytest.raises(StoppedError):
         async with asyncio.timeout(30):
             await waiting
+
+
+async def test_another_rate_counts_at_once_for_whoever_waits() -> None:
+    """Nobody waits out what the old one had made of a large page; from then on the new one holds."""
+    control, clock = Control(), Clock()
+    pace = Pace(stopping=asyncio.Event(), rows_per_s=1, control=control)
+    reader = pace.reader()
+    reader.took(1_000_000, 1, elapsed_s=0.0)
+    waiting = asyncio.create_task(reader.ready())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    control.limit(Rate(rows_per_s=50))
+    async with asyncio.timeout(30):
+        await waiting
+
+    limited = Pace(
+        stopping=asyncio.Event(), rows_per_s=1, control=control, now_s=clock, wait_for=clock.wait_for
+    ).reader()
+    limited.took(100, 1, elapsed_s=0.0)
+    await limited.ready()
+    assert clock.s == 1002.0
+    control.limit(Rate())
+    limited.took(10**9, 1, elapsed_s=0.0)
+    await limited.ready()
+    assert clock.s == 1002.0
+
+
+async def test_a_reader_asks_for_nothing_while_the_run_is_paused() -> None:
+    """Until it goes on."""
+    control = Control()
+    reader = Pace(stopping=asyncio.Event(), control=control).reader()
+    control.pause()
+    waiting = asyncio.create_task(reader.ready())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    control.resume()
+    async with asyncio.timeout(30):
+        await waiting
+
+
+async def test_a_run_that_is_paused_and_to_stop_stops() -> None:
+    """Also where it is to stop before it is paused."""
+    for is_stopped_first in (False, True):
+        control, stopping = Control(), asyncio.Event()
+        control.pause()
+        if is_stopped_first:
+            stopping.set()
+        waiting = asyncio.create_task(control.wait_while_paused(stopping))
+        await asyncio.sleep(0)
+        stopping.set()
+        with pytest.raises(StoppedError):
+            async with asyncio.timeout(30):
+                await waiting

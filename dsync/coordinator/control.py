@@ -1,0 +1,75 @@
+"""What may be asked of a run while it runs: to pause, to go on, to keep to another rate, to end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+
+from dsync.coordinator.tasks import StoppedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """How much may be read in a second; 0: as much as there is."""
+
+    rows_per_s: int = 0
+    bytes_per_s: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Control:
+    """Set by whoever was asked, heeded by whatever moves data, between two pages or rounds.
+
+    One that nobody sets lets everything go on.
+    """
+
+    rate: Rate | None = field(default=None, init=False)
+    """What was asked since the run began; None: what its specification says holds."""
+    _going: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    def __post_init__(self) -> None:
+        self._going.set()
+
+    @property
+    def is_paused(self) -> bool:
+        return not self._going.is_set()
+
+    def pause(self) -> None:
+        self._going.clear()
+
+    def resume(self) -> None:
+        self._going.set()
+
+    def limit(self, rate: Rate) -> None:
+        """Another rate, from now on; it also counts for whoever waits because of the one before."""
+        self.rate = rate
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def wait_while_paused(self, stopping: asyncio.Event) -> None:
+        """Return at once unless the run is paused, then when it goes on.
+
+        Raises:
+            StoppedError: it is to stop while it is paused.
+        """
+        while self.is_paused:
+            if stopping.is_set():
+                raise StoppedError
+            await first_of(self._going, stopping)
+
+    def until_changed(self, stopping: asyncio.Event) -> Awaitable[None]:
+        """Until there is another rate than when this was called, or the run is to stop."""
+        # No coroutine itself: which rate it began with must not depend on when it is awaited.
+        return first_of(self._changed, stopping)
+
+
+async def first_of(*events: asyncio.Event) -> None:
+    """Until one of these is set."""
+    waiters = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()
