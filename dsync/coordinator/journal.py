@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import stamina
 
 from dsync.coordinator.cursor import UnitCursor
 from dsync.coordinator.deliver import UnitProgress
 from dsync.coordinator.events import Event
+from dsync.coordinator.following import Following
 from dsync.coordinator.plan import CopyPlan
 from dsync.coordinator.result import RunResult
 from dsync.failpoints import failpoint
@@ -118,7 +119,9 @@ class Journal:
             return None
         namespaces = await self._call(lambda: self._store.load_namespaces(self.flow, run))
         units = await self._call(lambda: self._store.load_units(self.flow, run))
-        return CopyPlan(namespaces=namespaces, units=units, snapshot=row.snapshot)
+        kept = row.extra.get("following")
+        following = Following.of_json(kept) if kept else None
+        return CopyPlan(namespaces=namespaces, units=units, snapshot=row.snapshot, following=following)
 
     async def load_run(self, run: str) -> RecordedRun | None:
         """Another run of this flow, as far as it came; None where it never had a plan."""
@@ -149,7 +152,9 @@ class Journal:
     async def save_plan(self, plan: CopyPlan, carried: Sequence[UnitProgress] = ()) -> None:
         """Record the whole plan; `carried` units were copied by an earlier run and stay as they are."""
         names = sorted({unit.namespace for unit in plan.partitions if any(c.unit == unit.unit for c in carried)})
-        extra = {"planned": True, "carried": names}
+        extra: dict[str, Any] = {"planned": True, "carried": names}
+        if plan.following is not None:
+            extra["following"] = plan.following.as_json()
         await self._call(
             lambda: self._store.save_plan(
                 self.flow,
@@ -230,12 +235,42 @@ class Journal:
         again: Mapping[str, Sequence[Partition]],
         changed: Mapping[str, str],
         reasons: Mapping[str, str],
+        beside: Mapping[str, Sequence[Partition]] | None = None,
+        following: Following | None = None,
     ) -> None:
-        await self._call(
-            lambda: self._store.apply_verdicts(
-                self.flow, self.run, snapshot=snapshot, again=again, changed=changed, reasons=reasons
+        """Take over a new snapshot and what follows from it (`Store.apply_verdicts`), in one commit."""
+
+        def apply() -> None:
+            extra = None if following is None else self._extra() | {"following": following.as_json()}
+            self._store.apply_verdicts(
+                self.flow,
+                self.run,
+                snapshot=snapshot,
+                again=again,
+                changed=changed,
+                reasons=reasons,
+                beside=beside,
+                extra=extra,
             )
+
+        await self._call(apply)
+
+    async def set_following(self, following: Following) -> None:
+        """Record how far the hand-over to the stream has come."""
+        await self._call(
+            lambda: self._store.set_extra(self.flow, self.run, self._extra() | {"following": following.as_json()})
         )
+
+    def _extra(self) -> dict[str, Any]:
+        """What the run keeps now; read and written by the store's one thread only."""
+        row = self._store.get_run(self.flow, self.run)
+        if row is None:
+            raise LookupError(f"run {self.run} is not in the store")
+        return dict(row.extra)
+
+    async def stream_checkpoint(self, rows: Sequence[CheckpointRow]) -> None:
+        """Record how far the lanes of a stream have come, for whoever asks without the sink."""
+        await self._call(lambda: self._store.save_checkpoints(self.flow, self.run, rows))
 
     async def read_again(self, pieces: Mapping[str, Sequence[Partition]], reason: str) -> None:
         """Plan namespaces anew: what was copied of them has to leave the sink first."""

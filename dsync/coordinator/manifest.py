@@ -9,6 +9,7 @@ from typing import Any
 
 import msgpack
 
+from dsync.coordinator.following import Following
 from dsync.coordinator.plan import CopyPlan
 from dsync.coordinator.spec import FlowSpec
 from dsync.protocol.errors import PermanentError
@@ -60,6 +61,7 @@ def encode_manifest(
             "namespaces": [asdict(row) for row in plan.namespaces],
             "units": [asdict(unit) for unit in plan.units],
             "carried": [asdict(row) for row in carried],
+            "following": None if plan.following is None else plan.following.as_json(),
             "end": None if end is None else asdict(end) | {"finished_at": end.finished_at.isoformat()},
         },
         default=str,
@@ -90,6 +92,7 @@ def decode_manifest(data: bytes) -> Manifest:
                 namespaces=tuple(_namespace(row) for row in read["namespaces"]),
                 units=tuple(_unit(row) for row in read["units"]),
                 snapshot=read["snapshot"],
+                following=Following.of_json(read["following"]) if read.get("following") else None,
             ),
         )
     except (KeyError, TypeError, ValueError) as exc:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from dsync.coordinator.ends import Agreement, End
+from dsync.coordinator.following import Following, begin, change_type
 from dsync.coordinator.spec import FlowSpec
 from dsync.protocol import namespaces
 from dsync.protocol.errors import PermanentError, RequestError, UnsupportedError
@@ -47,6 +48,8 @@ class CopyPlan:
     findings: tuple[Finding, ...] = ()
     anew: frozenset[str] = frozenset()
     """Namespaces of whose earlier runs nothing is left at the sink; known while the plan is made."""
+    following: Following | None = None
+    """None: it is copied only."""
 
     @property
     def partitions(self) -> tuple[UnitRow, ...]:
@@ -79,6 +82,7 @@ class Planner:
                     namespaces=names,
                     peer_db_type=peer.info.db_type,
                     peer_version=peer.info.version,
+                    updates=self.spec.follows,
                 )
                 found += await end.connector.check(request)
         return tuple(found)
@@ -94,6 +98,7 @@ class Planner:
             CheckFailedError: a finding would stop the flow or lose data; nothing was changed.
             RequestError: a pattern matches nothing, or two namespaces would arrive under one name.
         """
+        kind = change_type(self.source, self.sink) if self.spec.follows else None
         description, mapping = await self._describe()
         # The snapshot before anything is read or created, so that a change in between is in no doubt.
         copied = tuple(item for item in description.namespaces if item.namespace in mapping and not item.rowless)
@@ -105,7 +110,8 @@ class Planner:
             if before_change is not None:
                 await before_change()
             prepared = await self._prepare(description, mapping, dry_run=False, again=again)
-        return self._assemble(plan, copied, mapping, prepared, findings)
+        made = self._assemble(plan, copied, mapping, prepared, findings)
+        return replace(made, following=begin(plan, kind, self.spec)) if kind is not None else made
 
     async def _describe(self) -> tuple[SchemaDescription, dict[str, str]]:
         if not self.source.serves("SchemaService"):
@@ -133,7 +139,11 @@ class Planner:
 
     async def _open_plan(self, names: list[str]) -> Plan:
         if self.source.serves("PlanService"):
-            return await self.source.connector.open_plan(names)
+            return await self.source.connector.open_plan(
+                names, updates=self.spec.follows, wait_s=self.spec.slot_timeout_s if self.spec.follows else 0.0
+            )
+        if self.spec.follows:
+            raise UnsupportedError(f"{self.source.info.db_type} cannot be followed yet; choose --mode copy")
         connector = self.source.connector
         if self.source.info.source and self.source.info.source.multi_namespace_plan:
             return await connector.generate_plan(PlanRequest(namespaces=tuple(names)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from dsync.coordinator.deliver import UnitProgress
 from dsync.coordinator.ends import End
 from dsync.coordinator.events import EventHandler, NamespaceRestarted, NamespaceStopped, SnapshotRenewed
+from dsync.coordinator.following import Following
 from dsync.coordinator.journal import Journal, RecordedRun
 from dsync.coordinator.places import read_places
 from dsync.coordinator.plan import CopyPlan
@@ -48,7 +49,10 @@ class Recovery:
         finished = {
             name: all(progress[unit.unit].done for unit in plan.partitions if unit.namespace == name) for name in rows
         }
+        followed = frozenset(plan.following.partition.namespaces if plan.following else ())
         again: dict[str, tuple[Partition, ...]] = {}
+        beside: dict[str, tuple[Partition, ...]] = {}
+        seen_through: dict[str, int] = {}
         changed: dict[str, str] = {}
         reasons: dict[str, str] = {}
         gone: dict[str, str] = {}
@@ -56,19 +60,35 @@ class Recovery:
             row = rows[verdict.namespace]
             if verdict.verdict is Verdict.UNCHANGED or row.state in (NamespaceState.STOPPED, NamespaceState.CHANGED):
                 continue
+            if finished[row.namespace] and row.namespace in followed:
+                # Whatever has become of it since is in the stream.
+                continue
+            if verdict.verdict is Verdict.OVERLAPS:
+                if verdict.partitions:
+                    beside[row.namespace] = verdict.partitions
+                    reasons[row.namespace] = verdict.reason
+                continue
             if finished[row.namespace]:
                 changed[row.namespace] = verdict.reason
             elif verdict.partitions:
                 again[row.namespace] = verdict.partitions
                 reasons[row.namespace] = verdict.reason
+                if row.namespace in followed:
+                    seen_through[row.namespace] = verdict.seen_through
             else:
                 gone[row.namespace] = verdict.reason
         self._join_those_that_share_a_table(plan, resumed, again, changed, reasons)
-        await self._record(resumed, again=again, changed=changed, reasons=reasons, gone=gone)
+        following = plan.following
+        if following is not None:
+            seen = {**following.seen_through, **seen_through}
+            following = replace(following, overlaps=True, seen_through=seen, consistent_at=None)
+        await self._record(
+            resumed, again=again, beside=beside, changed=changed, reasons=reasons, gone=gone, following=following
+        )
         self.emit(
             SnapshotRenewed(
-                unchanged=len(rows) - len(again) - len(changed) - len(gone),
-                changed=len(again) + len(changed) + len(gone),
+                unchanged=len(rows) - len(again) - len(beside) - len(changed) - len(gone),
+                changed=len(again) + len(beside) + len(changed) + len(gone),
             )
         )
         return True
@@ -95,9 +115,10 @@ class Recovery:
     async def _resume(self, plan: CopyPlan, progress: Mapping[str, UnitProgress]) -> ResumedPlan:
         refused = await self.journal.dead_letters_by_unit()
         copied = [_copied(unit, progress[unit.unit], refused.get(unit.unit, 0)) for unit in plan.partitions]
+        followed = (plan.following.partition,) if plan.following is not None else ()
         return await self.retries.call(
             "renew the snapshot",
-            lambda: self.source.connector.resume_plan(plan.snapshot, copied),
+            lambda: self.source.connector.resume_plan(plan.snapshot, copied, followed),
             before_repeat=self.source.reopen_session,
         )
 
@@ -106,17 +127,21 @@ class Recovery:
         resumed: ResumedPlan,
         *,
         again: Mapping[str, tuple[Partition, ...]],
+        beside: Mapping[str, tuple[Partition, ...]],
         changed: Mapping[str, str],
         reasons: Mapping[str, str],
         gone: Mapping[str, str],
+        following: Following | None,
     ) -> None:
         for name, reason in gone.items():
             await self.journal.set_namespace_state(name, NamespaceState.STOPPED, reason)
             self.emit(NamespaceStopped(namespace=name, reason=reason))
         failpoint("coordinator.before_verdicts")
-        await self.journal.apply_verdicts(resumed.snapshot, again=again, changed=changed, reasons=reasons)
+        await self.journal.apply_verdicts(
+            resumed.snapshot, again=again, changed=changed, reasons=reasons, beside=beside, following=following
+        )
         failpoint("coordinator.after_verdicts")
-        for name in again:
+        for name in (*again, *beside):
             self.emit(NamespaceRestarted(namespace=name, reason=reasons[name]))
 
     async def clear(self, row: NamespaceRow, units: list[str]) -> None:

@@ -46,7 +46,7 @@ class FlowSpec(BaseModel):
     """Patterns of what is left out of those."""
     filters: tuple[str, ...] = ()
     """`NS=CONDITION`: only the rows that meet it, in the source's own language."""
-    mode: Literal["copy"] = "copy"
+    mode: Literal["full", "copy"] = "copy"
     schema_mode: Literal["copy", "none"] = "copy"
     on_existing: Literal["error", "resume", "append", "truncate", "drop"] | None = None
     """None: `resume` for a flow's own tables, `error` for others."""
@@ -69,6 +69,15 @@ class FlowSpec(BaseModel):
     rate_bytes_per_s: int = Field(default=0, ge=0)
     pause_ratio: float = Field(default=0.0, ge=0)
     """How long a reader rests after a page, as a share of the time that the page took."""
+    slot_timeout_s: float = Field(default=60.0, gt=0)
+    """How long transactions that are open at the source may keep its changes from being followed."""
+    spool_limit: int = Field(default=16 * 1024 * MIB, ge=64 * MIB)
+    """Bytes of changes on disk that wait to be applied; beyond that the source keeps them."""
+
+    @property
+    def follows(self) -> bool:
+        """Changes are followed after the copy."""
+        return self.mode != "copy"
 
     @property
     def selection(self) -> Selection:

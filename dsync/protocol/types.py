@@ -215,6 +215,8 @@ class Plan:
     """Names the snapshot all pages are read from (PlanService); empty: there is none."""
     overlaps: bool = False
     """The changes were followed before: what is read may be newer than those that come first."""
+    position: int = 0
+    """The source's own, from which changes are followed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -614,7 +616,7 @@ class ChangeCommit:
     end: int
     """How many of the frame's changes come before it."""
     transaction: int
-    """Its place in the source's history: grows from commit to commit, also over restarts."""
+    """Its place in the source's history, on the scale of its positions: grows from commit to commit, over restarts."""
     time: datetime | None = None
 
 

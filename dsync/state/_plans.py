@@ -137,16 +137,24 @@ class Plans(Checkpoints):
         again: Mapping[str, Sequence[Partition]],
         changed: Mapping[str, str] | None = None,
         reasons: Mapping[str, str] | None = None,
+        beside: Mapping[str, Sequence[Partition]] | None = None,
+        extra: JsonObject | None = None,
     ) -> None:
         """Take over a new snapshot with all that follows from it, in one transaction.
 
         `again` names what is read again, as replace_units; `changed` what stays although it has changed, with the
-        reason. In two steps a crash between them would judge by the new snapshot what had changed before it.
+        reason; `beside` what is read from other partitions while the rows that have arrived stay. `extra` replaces
+        what the run keeps, where it is given. In two steps a crash between them would judge by the new snapshot what
+        had changed before it.
         """
+        taken: dict[str, Any] = {"snapshot": snapshot} | ({} if extra is None else {"extra": dict(extra)})
         with self._writing(flow) as connection:
-            connection.execute(update(runs).where(self._at(runs, flow=flow, run=run)).values(snapshot=snapshot))
+            connection.execute(update(runs).where(self._at(runs, flow=flow, run=run)).values(**taken))
             for namespace, partitions in again.items():
                 self._replace(connection, flow, run, namespace, partitions, (reasons or {}).get(namespace, ""))
+            for namespace, partitions in (beside or {}).items():
+                reason = (reasons or {}).get(namespace, "")
+                self._replace(connection, flow, run, namespace, partitions, reason, keeps_rows=True)
             for namespace, reason in (changed or {}).items():
                 connection.execute(
                     update(namespaces)
@@ -179,6 +187,8 @@ class Plans(Checkpoints):
         namespace: str,
         partitions: Sequence[Partition],
         reason: str,
+        *,
+        keeps_rows: bool = False,
     ) -> tuple[UnitRow, ...]:
         key = {"flow": flow, "run": run, "namespace": namespace}
         planned = connection.execute(
@@ -188,11 +198,14 @@ class Plans(Checkpoints):
             raise FlowNotFoundError(f"flow {flow}, run {run} has no namespace {namespace}: it was reset meanwhile")
         generation = planned.generation + 1
         self._retire(connection, flow, run, namespace)
+        state = NamespaceState.PENDING if keeps_rows else NamespaceState.CLEARING
         connection.execute(
             update(namespaces)
             .where(self._at(namespaces, **key))
-            .values(state=NamespaceState.CLEARING, generation=generation, reason=reason)
+            .values(state=state, generation=generation, reason=reason)
         )
+        if keeps_rows:
+            connection.execute(delete(retired_units).where(self._at(retired_units, **key)))
         made = partition_units(namespace, planned.position, partitions, generation=generation)
         self._insert_units(connection, flow, run, made)
         return made
@@ -242,6 +255,7 @@ def _columns_of(unit: UnitRow) -> dict[str, Any]:
             "name": step.name,
             "depends_on": list(step.depends_on),
             "needs_source": step.needs_source,
+            "makes_key": step.makes_key,
         },
         "payload": b"" if step is None else step.payload,
     }
@@ -266,6 +280,8 @@ def _unit_of(row: Row[Any]) -> UnitRow:
             depends_on=tuple(row.step["depends_on"]),
             payload=row.payload,
             needs_source=row.step["needs_source"],
+            # Plans of the first release do not say it.
+            makes_key=row.step.get("makes_key", False),
         )
     return UnitRow(
         unit=row.unit,

@@ -30,6 +30,7 @@ class Phase(enum.StrEnum):
     PREPARING = "preparing"
     COPYING = "copying"
     FINISHING = "finishing"
+    STREAMING = "streaming"
     VERIFYING = "verifying"
     DONE = "done"
     FAILED = "failed"

@@ -48,6 +48,7 @@ def opened_plan_to_pb(plan: t.Plan) -> dsync.OpenPlanResponse:
         snapshot=plan.snapshot,
         updates_partitions=map(updates_partition_to_pb, plan.updates_partitions),
         overlaps=plan.overlaps,
+        position=plan.position,
     )
 
 
@@ -57,6 +58,7 @@ def opened_plan_from_pb(message: dsync.OpenPlanResponse) -> t.Plan:
         snapshot=message.snapshot,
         updates_partitions=tuple(map(updates_partition_from_pb, message.updates_partitions)),
         overlaps=message.overlaps,
+        position=message.position,
     )
 
 

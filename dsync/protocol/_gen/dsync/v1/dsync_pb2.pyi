@@ -1046,12 +1046,15 @@ class OpenPlanResponse(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     UPDATES_PARTITIONS_FIELD_NUMBER: _builtins.int
     OVERLAPS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     snapshot: _builtins.bytes
     """Names the snapshot all pages are read from; empty: there is none."""
     overlaps: _builtins.bool
     """The changes were followed before, so what is read may be newer than those
     that come first: it is written by key, as after VERDICT_OVERLAPS.
     """
+    position: _builtins.int
+    """The source's own, from which changes are followed."""
     @_builtins.property
     def partitions(self) -> _containers.RepeatedCompositeFieldContainer[_adiom_pb2.Partition]: ...
     @_builtins.property
@@ -1067,10 +1070,11 @@ class OpenPlanResponse(_message.Message):
         snapshot: _builtins.bytes = ...,
         updates_partitions: _abc.Iterable[_adiom_pb2.UpdatesPartition] | None = ...,
         overlaps: _builtins.bool = ...,
+        position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["overlaps", b"overlaps", "partitions", b"partitions", "snapshot", b"snapshot", "updates_partitions", b"updates_partitions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overlaps", b"overlaps", "partitions", b"partitions", "position", b"position", "snapshot", b"snapshot", "updates_partitions", b"updates_partitions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2101,7 +2105,7 @@ class ChangeCommit(_message.Message):
     """How many of the frame's changes come before it."""
     transaction: _builtins.int
     """The transaction's place in the source's history: grows from commit to
-    commit, also over restarts.
+    commit, also over restarts, on the scale of the source's positions.
     """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...

@@ -1,0 +1,118 @@
+"""What of a plan is followed, and how far its hand-over from copy to stream has come. Stored with the run."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dsync.coordinator.ends import End
+from dsync.coordinator.spec import FlowSpec
+from dsync.protocol.errors import PluginBugError, UnsupportedError
+from dsync.protocol.types import ChangeType, Plan, UpdatesPartition
+
+CHEAPEST_FIRST = (ChangeType.PG_OUTPUT, ChangeType.BSON, ChangeType.JSON)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Following:
+    """One stream of changes."""
+
+    partition: UpdatesPartition
+    """As planned: its namespaces are followed, from its cursor on."""
+    type: ChangeType
+    lanes: int
+    position: int = 0
+    """The source's own, from which changes are followed."""
+    overlaps: bool = False
+    """What has arrived may be newer than changes that have not: pages and changes are written by key, and the sink
+    equals the source only from `consistent_at` on."""
+    seen_through: Mapping[str, int] = field(default_factory=dict)
+    """Of namespaces that were read under a later snapshot: their changes up to that transaction are left out."""
+    consistent_at: int | None = None
+    """The source's position that the sink first equalled; None: it has not yet."""
+
+    def is_written_by_key(self, namespace: str) -> bool:
+        """Its pages meet rows that are there."""
+        return self.overlaps and namespace in self.partition.namespaces and namespace not in self.seen_through
+
+    def as_json(self) -> dict[str, Any]:
+        """What `of_json` reads, in this release and later ones."""
+        return {
+            "namespaces": list(self.partition.namespaces),
+            "header": self.partition.header,
+            "value": self.partition.value,
+            "cursor": base64.b64encode(self.partition.cursor).decode(),
+            "type": self.type.name,
+            "lanes": self.lanes,
+            "position": self.position,
+            "overlaps": self.overlaps,
+            "seen_through": dict(self.seen_through),
+            "consistent_at": self.consistent_at,
+        }
+
+    @classmethod
+    def of_json(cls, kept: Mapping[str, Any]) -> Following:
+        """The inverse of `as_json`."""
+        return cls(
+            partition=UpdatesPartition(
+                namespaces=tuple(kept["namespaces"]),
+                header=kept["header"],
+                value=kept["value"],
+                cursor=base64.b64decode(kept["cursor"]),
+            ),
+            type=ChangeType[kept["type"]],
+            lanes=kept["lanes"],
+            position=kept["position"],
+            overlaps=kept["overlaps"],
+            seen_through=dict(kept["seen_through"]),
+            consistent_at=kept["consistent_at"],
+        )
+
+
+def change_type(source: End, sink: End) -> ChangeType:
+    """The cheapest form of changes that both ends share.
+
+    Raises:
+        UnsupportedError: there is none, or one of them does not follow at all.
+    """
+    for end, offered, verb in (
+        (source, source.extensions.stream_types, "gives"),
+        (sink, sink.extensions.change_types, "takes"),
+    ):
+        if not end.serves("ChangeService") or not offered:
+            raise UnsupportedError(
+                f"{end.info.db_type} {verb} no changes, so it cannot be followed; choose --mode copy"
+            )
+    shared = set(source.extensions.stream_types) & set(sink.extensions.change_types)
+    for kind in CHEAPEST_FIRST:
+        if kind in shared:
+            return kind
+    raise UnsupportedError(
+        f"{source.info.db_type} and {sink.info.db_type} share no form of changes; choose --mode copy"
+    )
+
+
+def begin(plan: Plan, kind: ChangeType, spec: FlowSpec) -> Following:
+    """What follows from a plan that was asked for with updates.
+
+    Raises:
+        UnsupportedError: the source cuts its changes into several streams.
+        PluginBugError: it gives none.
+    """
+    if not plan.updates_partitions:
+        raise PluginBugError("the source was asked to be followed and has planned no updates; a fault of its connector")
+    if len(plan.updates_partitions) > 1:
+        raise UnsupportedError(
+            f"the source gives its changes as {len(plan.updates_partitions)} streams, of which only one is followed "
+            "yet; choose --mode copy"
+        )
+    (partition,) = plan.updates_partitions
+    return Following(
+        partition=partition,
+        type=kind,
+        lanes=max(1, spec.parallel),
+        position=plan.position,
+        overlaps=plan.overlaps,
+    )
