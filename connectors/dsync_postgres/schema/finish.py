@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from psycopg import sql
 
@@ -11,7 +12,7 @@ from dsync_postgres.schema.archive import TocEntry
 from dsync_postgres.schema.errors import ArchiveError
 from dsync_postgres.schema.facts import SinkFacts, SourceFacts
 from dsync_postgres.schema.findings import Finding, info, warn
-from dsync_postgres.schema.graph import RELATION_KINDS, relation_name
+from dsync_postgres.schema.graph import RELATION_KINDS, is_primary_key, is_replica_identity, relation_name
 from dsync_postgres.schema.lexer import tokens
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.select import SchemaSelection
@@ -32,6 +33,9 @@ _RANKS: Mapping[str, int] = {
     "POLICY": 8,
 }
 _OTHER_RANK = 5
+# Before everything else, so that no key waits for what has to come later: where rows are written by key while others
+# are still being copied, a second unique index would refuse what is only on its way to being right.
+_KEY_RANK = -1
 # Each of these locks the whole hierarchy below a partitioned table, not the table alone.
 _DESCENDING_KINDS = frozenset({"FK CONSTRAINT", "TRIGGER", "CHECK CONSTRAINT"})
 # CREATE and DROP of these are refused in a transaction; pg_dump writes none of them into a database's archive.
@@ -84,7 +88,8 @@ class FinishBuilder:
     def build(self, *, privileges: Sequence[Statement], sequences: tuple[SequenceTarget, ...]) -> list[BuildStep]:
         """Return all steps, each after what it depends on."""
         locks = LockOrder()
-        steps = ordered(self._drafts, locks)
+        keys = self._keys()
+        steps = ordered([_as_key(draft) if draft.key in keys else draft for draft in self._drafts], locks)
         everything = tuple(step.id for step in steps)
         if privileges:
             steps.append(_step("privileges", "all objects", tuple(privileges), depends_on=everything))
@@ -131,6 +136,34 @@ class FinishBuilder:
         for part in self._graph.partitions.get(table, ()):
             yield part
             yield from self._below(part)
+
+    # ------------------------------------------------------------ keys
+
+    def _keys(self) -> set[int]:
+        """What has to be built before rows are written by key, of each table and up the trees of partitions.
+
+        One index a table, that by which its changes name rows: its replica identity where that is an index, otherwise
+        the primary key.
+        """
+        primary: dict[int, int] = {}
+        identity: dict[int, int] = {}
+        for draft in self._drafts:
+            table = self._graph.subjects.get(draft.key)
+            if table is None or draft.step.kind not in ("constraint", "index"):
+                continue
+            definition = tuple(tokens(self._graph.entries[draft.key].defn))
+            if is_replica_identity(definition):
+                identity[table] = draft.key
+            elif is_primary_key(definition):
+                primary[table] = draft.key
+        found = set((primary | identity).values())
+        indexes = {draft.key for draft in self._drafts if draft.step.kind in ("constraint", "index")}
+        attaches = {
+            draft.key
+            for draft in self._drafts
+            if draft.step.kind == "index attach" and (draft.needs & indexes) and draft.needs & indexes <= found
+        }
+        return found | attaches
 
     # ------------------------------------------------------------ steps of our own
 
@@ -276,6 +309,10 @@ def _refuse_untransactional(entry: TocEntry) -> None:
             f"planning the schema: {entry.desc} {entry.tag} cannot be created in a transaction, and no pg_dump writes "
             "it; dump the schema again"
         )
+
+
+def _as_key(draft: Draft) -> Draft:
+    return replace(draft, step=replace(draft.step, makes_key=True), rank=_KEY_RANK)
 
 
 def _step(

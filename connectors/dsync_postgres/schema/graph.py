@@ -216,6 +216,23 @@ def constraint_name(pieces: Sequence[Token]) -> str | None:
     return None
 
 
+def is_primary_key(pieces: Sequence[Token]) -> bool:
+    """True for a primary key that rows can be written by: one that is not checked later."""
+    words = [token for token in pieces if token.depth == 0]
+    return any(a.is_word("PRIMARY") and b.is_word("KEY") for a, b in pairwise(words)) and not any(
+        token.is_word("DEFERRABLE") for token in words
+    )
+
+
+def is_replica_identity(pieces: Sequence[Token]) -> bool:
+    """True where a definition makes its own index the table's replica identity, as pg_dump writes it behind it."""
+    words = [token for token in pieces if token.depth == 0]
+    return any(
+        a.is_word("IDENTITY") and b.is_word("USING") and c.is_word("INDEX")
+        for a, b, c in zip(words, words[1:], words[2:], strict=False)
+    )
+
+
 def _soften_sequences(
     entries: Mapping[int, TocEntry], subjects: Mapping[int, int], needs: Mapping[int, set[int]]
 ) -> None:

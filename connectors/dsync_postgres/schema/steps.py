@@ -55,6 +55,8 @@ class BuildStep:
     """Ids of steps that must be done first."""
     sequences: tuple[SequenceTarget, ...] = ()
     """For `sequences`: those to be set, whose positions come from the source when the step is run."""
+    makes_key: bool = False
+    """Changes and pages tell rows apart by what it makes."""
 
     def wire(self) -> types.FinishStep:
         """Return the step as the coordinator keeps it."""
@@ -73,6 +75,7 @@ class BuildStep:
             depends_on=self.depends_on,
             payload=payload,
             needs_source=bool(self.sequences),
+            makes_key=self.makes_key,
         )
 
     @classmethod
@@ -93,6 +96,7 @@ class BuildStep:
                 namespace=step.namespace,
                 statements=tuple(Statement(sql=q, object=o, is_optional=i) for q, o, i in payload["statements"]),
                 depends_on=step.depends_on,
+                makes_key=step.makes_key,
                 sequences=tuple(
                     SequenceTarget(name=TableName(schema=schema, name=name), only_forward=only_forward)
                     for schema, name, only_forward in payload["sequences"]

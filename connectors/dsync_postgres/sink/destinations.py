@@ -32,6 +32,13 @@ class Destinations:
             else:
                 self._tables.clear()
 
+    def forget_key(self, namespace: str) -> None:
+        """Look again at a table that has got a key, and at those above partitions, whose keys are made of theirs."""
+        with self._looking:
+            self._tables.pop(namespace, None)
+            for name in [name for name, table in self._tables.items() if table.kind == "p"]:
+                del self._tables[name]
+
     def table(self, connection: Connection, namespace: str) -> TargetTable:
         """The table of that name.
 

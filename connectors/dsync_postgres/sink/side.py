@@ -21,7 +21,7 @@ from dsync_postgres.sink.destinations import Destinations
 from dsync_postgres.sink.finish import finish
 from dsync_postgres.sink.ledger import Guard
 from dsync_postgres.sink.prepare import prepare
-from dsync_postgres.sink.staging import Stages
+from dsync_postgres.sink.staging import Stages, has_key, unsettable
 from dsync_postgres.sink.targets import TargetTable
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ class SinkSide:
             maintenance_work_mem=self._sessions.options.maintenance_work_mem,
         )
         await self._sessions.run(f"finishing {step.name}", work)
+        self._destinations.forget_key(step.namespace)
+        self._forget_shapes()
 
     # ------------------------------------------------------------------- pages
 
@@ -181,7 +183,12 @@ class SinkSide:
     def _write(self, request: types.WriteRequest, connection: Connection) -> int:
         table = self._destinations.table(connection, request.namespace)
         context = request.context
-        columns = request.columns or tuple(column.name for column in table.columns if not column.generated)
+        by_key = request.upsert and not request.insert_only
+        columns = request.columns or table.written
+        if by_key and not has_key(table, columns):
+            # It may have been made since we looked, by another process too.
+            self._destinations.forget(request.namespace)
+            table = self._destinations.table(connection, request.namespace)
         with self._sessions.pages.body(request.page) as body:
             page_type, rows = request.page.type, request.page.rows
             text_columns: frozenset[str] = frozenset()
@@ -198,11 +205,20 @@ class SinkSide:
                 text_columns=text_columns,
                 guard=None if context is None else Guard(context=context, unlogged=table.unlogged),
                 # Into a table in use a row goes as anybody's INSERT does: what fires, fires.
-                as_replica=not request.insert_only and self._destinations.as_replica(connection, table, context),
+                as_replica=not request.insert_only and self._as_replica(connection, table, request, columns),
             )
-            if request.upsert and not request.insert_only:
+            if by_key:
                 return writer.upsert(connection, load, self._stages)
             return writer.insert(connection, load, self._stages)
+
+    def _as_replica(
+        self, connection: Connection, table: TargetTable, request: types.WriteRequest, columns: tuple[str, ...]
+    ) -> bool:
+        if self._destinations.as_replica(connection, table, request.context):
+            return True
+        # Where a row is replaced by deleting it, what refers to it must not go with it.
+        replaces = request.upsert and bool(unsettable(table, columns)) and table.is_referenced
+        return replaces and self._destinations.can_be_replica(connection)
 
     def _write_large_objects(self, request: types.WriteRequest, connection: Connection) -> int:
         if request.insert_only:

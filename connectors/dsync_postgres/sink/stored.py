@@ -35,7 +35,7 @@ def encode_prepared(prepared: types.Prepared) -> bytes:
                 for n in prepared.namespaces
             ],
             "steps": [
-                [s.id, s.kind, s.name, s.namespace, list(s.depends_on), s.payload, s.needs_source]
+                [s.id, s.kind, s.name, s.namespace, list(s.depends_on), s.payload, s.needs_source, s.makes_key]
                 for s in prepared.steps
             ],
             "findings": [[f.code, int(f.severity), f.object, f.message, f.remedy] for f in prepared.findings],
@@ -80,8 +80,10 @@ def decode_prepared(data: bytes) -> types.Prepared:
                     depends_on=tuple(depends_on),
                     payload=payload,
                     needs_source=needs_source,
+                    # Runs that were begun before keys were told apart have no such field.
+                    makes_key=any(makes_key),
                 )
-                for step_id, kind, name, namespace, depends_on, payload, needs_source in fields["steps"]
+                for step_id, kind, name, namespace, depends_on, payload, needs_source, *makes_key in fields["steps"]
             ),
             findings=tuple(
                 types.Finding(

@@ -90,6 +90,11 @@ class TargetTable:
         return self.keys[0] if self.keys else ()
 
     @property
+    def written(self) -> tuple[str, ...]:
+        """The columns that a row can bring."""
+        return tuple(column.name for column in self.columns if not column.generated)
+
+    @property
     def fires(self) -> bool:
         """In an ordinary session a written row would fire something."""
         return any(trigger.enabled in "OA" for trigger in self.triggers)
