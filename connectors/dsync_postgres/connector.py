@@ -92,6 +92,7 @@ class PostgresConnector(Connector):
             max_message_bytes=_MAX_MESSAGE_BYTES,
             page_refs=True,
             insert_only=True,
+            stream_types=_CHANGE_TYPES,
             change_types=_CHANGE_TYPES,
             transactional=True,
             checksum_dialect=DIALECT,
@@ -149,6 +150,15 @@ class PostgresConnector(Connector):
 
     async def acknowledge(self, namespaces: Sequence[str], cursor: bytes) -> None:
         await self._streams.acknowledge(namespaces, cursor)
+
+    async def mark(self, namespaces: Sequence[str], content: bytes) -> int:
+        return await self._streams.mark(content)
+
+    async def change_status(self, namespaces: Sequence[str]) -> types.ChangeStatus:
+        return await self._streams.status()
+
+    async def release_changes(self, flow: str) -> list[str]:
+        return await self._streams.release(flow)
 
     async def list_data(self, request: types.ReadRequest) -> types.Page:
         return await self._source.list_data(request)

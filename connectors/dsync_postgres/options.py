@@ -114,6 +114,21 @@ class PostgresOptions(Options):
             "where the role may not keep them from being checked otherwise."
         ),
     ] = False
+    publication: Annotated[
+        str,
+        Field(
+            description="Source: follow by this publication, which somebody has made and dsync never removes; empty: "
+            "the flow makes its own.",
+        ),
+    ] = ""
+    slot: Annotated[
+        str,
+        Field(
+            description="Source: follow by this replication slot (plug-in pgoutput), which somebody has made and dsync "
+            "never removes; empty: the flow makes its own.",
+            pattern=r"^[a-z0-9_]{0,63}$",
+        ),
+    ] = ""
     maintenance_work_mem: Annotated[
         str,
         Field(

@@ -219,9 +219,9 @@ class Sessions:
         # Both ends of a flow may lie on one server; each ends its own leftovers only.
         return self.prefix_of(self.request.role)
 
-    def prefix_of(self, role: types.Role) -> str:
-        """How the application names of the flow's sessions at that end begin."""
-        flow = re.sub(r"[^A-Za-z0-9_-]", "", self.request.flow)[:16] or "-"
+    def prefix_of(self, role: types.Role, flow: str = "") -> str:
+        """How the application names of the flow's sessions at that end begin; of this flow, or of another one."""
+        flow = re.sub(r"[^A-Za-z0-9_-]", "", flow or self.request.flow)[:16] or "-"
         side = {types.Role.SOURCE: "source", types.Role.SINK: "sink"}.get(role, "any")
         return f"dsync/{flow}/{side}-"
 

@@ -78,8 +78,15 @@ def tables_of(names: Iterable[TableName]) -> list[TableName]:
     return [name for name in names if name != large.NAME]
 
 
-async def open_plan(sessions: Sessions, names: list[TableName], described: Holder | None) -> OpenPlan:
+async def open_plan(
+    sessions: Sessions,
+    names: list[TableName],
+    described: Holder | None,
+    before: Mapping[TableName, PlannedTable] | None = None,
+) -> OpenPlan:
     """Take a snapshot, or go on with the one that the schema was described under, and look at the tables.
+
+    `before` is what they were when that was done under another snapshot.
 
     Raises:
         MissingObjectError: there is no such table.
@@ -87,16 +94,16 @@ async def open_plan(sessions: Sessions, names: list[TableName], described: Holde
         NamespaceChangedError: a table was altered since it was described.
     """
     identity = await sessions.run("asking the server who it is", read_identity)
-    holder, before = described, None
+    holder = described
     for _ in range(_ATTEMPTS):
         holder = holder or await Holder.open(sessions, identity)
         try:
-            tables = await look(sessions, holder.snapshot, names)
+            tables = await look(sessions, holder.snapshot.name, names)
             require_readable(names, tables)
             tables = await _with_filters(sessions, holder.snapshot, tables)
             if before is not None:
-                _require_same_columns(before, tables)
-            if all(_is_as_seen(table) for table in tables.values()):
+                require_same_columns(before, tables)
+            if all(is_as_seen(table) for table in tables.values()):
                 return OpenPlan(holder=holder, tables=tables, lineages={holder.snapshot.lineage})
         except BaseException:
             await asyncio.shield(holder.close())
@@ -110,11 +117,11 @@ async def open_plan(sessions: Sessions, names: list[TableName], described: Holde
     )
 
 
-async def look(sessions: Sessions, snapshot: Snapshot, names: list[TableName]) -> dict[TableName, PlannedTable]:
-    """The tables of these names as the snapshot sees them, with their sizes of now."""
+async def look(sessions: Sessions, snapshot_name: str, names: list[TableName]) -> dict[TableName, PlannedTable]:
+    """The tables of these names as the snapshot sees them (as they are now without one), with their sizes of now."""
 
     def work(connection: Connection) -> dict[TableName, PlannedTable]:
-        begin_reading(connection, snapshot.name)
+        begin_reading(connection, snapshot_name)
         try:
             sessions.learn_conditions(connection)
             return read_planned(connection, names)
@@ -182,11 +189,17 @@ def require_readable(names: Iterable[TableName], tables: Mapping[TableName, Plan
         )
 
 
-def _is_as_seen(table: PlannedTable) -> bool:
+def is_as_seen(table: PlannedTable) -> bool:
+    """It was not rewritten since: the snapshot's rows are where they were."""
     return table.kind != "r" or table.filenode == table.current_filenode
 
 
-def _require_same_columns(before: Mapping[TableName, PlannedTable], tables: Mapping[TableName, PlannedTable]) -> None:
+def require_same_columns(before: Mapping[TableName, PlannedTable], tables: Mapping[TableName, PlannedTable]) -> None:
+    """Refuse rows of another shape than that which was described.
+
+    Raises:
+        NamespaceChangedError: naming the tables.
+    """
     altered = [name for name, table in tables.items() if before[name].fingerprint != table.fingerprint]
     if altered:
         raise errors.NamespaceChangedError(

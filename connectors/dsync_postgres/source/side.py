@@ -31,6 +31,7 @@ from dsync_postgres.source import large_objects
 from dsync_postgres.source.check import check_source
 from dsync_postgres.source.cursors import PageCursor, PartitionCursor
 from dsync_postgres.source.description import DIALECT, Describer
+from dsync_postgres.source.followed import open_followed_plan
 from dsync_postgres.source.openplan import OpenPlan, look, open_plan, tables_of
 from dsync_postgres.source.pages import CopiedPage, PageRead, changed
 from dsync_postgres.source.planned import PlannedTable
@@ -42,7 +43,7 @@ _COPY_TYPES = (types.PageType.PG_COPY_BINARY, types.PageType.PG_COPY_TEXT)
 _DOCUMENT_TYPES = (types.PageType.BSON, types.PageType.JSON)
 _ENVELOPE_BYTES = 64 * 1024
 """What a message holds beside the page's body, generously."""
-_NO_CHANGES = "planning: this release copies PostgreSQL and does not follow its changes yet"
+_NO_CHANGES = "planning: this release does not tell PostgreSQL's changes by adiom.v1; follow them by dsync.v1"
 # Rows become larger as documents: field names, and numbers at their full width.
 _DOCUMENT_RATIO = 2
 
@@ -70,7 +71,7 @@ class SourceSide:
         """As open_plan, of every table where none is named.
 
         Raises:
-            UnsupportedError: changes were asked for, which this release does not follow.
+            UnsupportedError: changes were asked for, which are told by dsync.v1 only.
         """
         if request.updates:
             raise errors.UnsupportedError(_NO_CHANGES)
@@ -79,23 +80,34 @@ class SourceSide:
     async def open_plan(self, namespaces: Sequence[str], *, updates: bool = False, wait_s: float = 0.0) -> types.Plan:
         """Take a snapshot, hold it and cut the tables into ranges of blocks.
 
-        The flow's snapshot before, if there is one, is let go.
-
-        Raises:
-            UnsupportedError: changes were asked for, which this release does not follow.
+        The flow's snapshot before, if there is one, is let go. With `updates` the snapshot is that of the slot by
+        which changes are followed, waiting so long (0: 60 s) for open transactions; see `open_followed_plan`.
         """
-        if updates:
-            raise errors.UnsupportedError(_NO_CHANGES)
         names = [TableName.parse(namespace) for namespace in namespaces]
         async with self._planning:
             described = self._described.pop(self._flow, None)
             if described is not None and not described.is_held:
                 await described.close()
                 described = None
-            plan = await open_plan(self._sessions, tables_of(names), described)
-            await self._install(plan)
-            partitions = await plan.partitions(names, self._sessions)
-            return types.Plan(partitions=partitions, snapshot=plan.snapshot.encode())
+            if not updates:
+                plan = await open_plan(self._sessions, tables_of(names), described)
+                await self._install(plan)
+                partitions = await plan.partitions(names, self._sessions)
+                return types.Plan(partitions=partitions, snapshot=plan.snapshot.encode())
+            followed = await open_followed_plan(self._sessions, tables_of(names), described, wait_s=wait_s)
+            await self._install(followed.plan)
+            return types.Plan(
+                partitions=await followed.plan.partitions(names, self._sessions),
+                updates_partitions=(
+                    types.UpdatesPartition(
+                        namespaces=tuple(name.namespace for name in followed.tables),
+                        cursor=followed.position.encode(),
+                    ),
+                ),
+                snapshot=followed.plan.snapshot.encode(),
+                overlaps=followed.overlaps,
+                position=followed.position.end_lsn,
+            )
 
     async def resume_plan(
         self,
@@ -122,7 +134,9 @@ class SourceSide:
             if plan is None or not plan.holder.is_held:
                 plan = await self._begin_again(old, names)
             else:
-                known = await look(self._sessions, plan.snapshot, [name for name in names if name not in plan.tables])
+                known = await look(
+                    self._sessions, plan.snapshot.name, [name for name in names if name not in plan.tables]
+                )
                 plan.add(known)
             plan.lineages.add(old.lineage)
             judge = Judge(sessions=self._sessions, old=old, new=plan, identity=identity)
@@ -132,7 +146,7 @@ class SourceSide:
         identity = await self._sessions.run("asking the server who it is", read_identity)
         holder = await Holder.open(self._sessions, identity, old.lineage)
         try:
-            tables = await look(self._sessions, holder.snapshot, names)
+            tables = await look(self._sessions, holder.snapshot.name, names)
         except BaseException:
             await asyncio.shield(holder.close())
             raise

@@ -14,7 +14,7 @@ from dsync.sdk import errors, failpoint
 from dsync_postgres.identity import Identity, read_identity
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Sessions
-from dsync_postgres.source.snapshots import Holder
+from dsync_postgres.source.snapshots import Holder, current_position
 from dsync_postgres.stream.connection import ReplicationConnection
 from dsync_postgres.stream.errors import SlotMissingError
 from dsync_postgres.stream.position import Position
@@ -22,6 +22,7 @@ from dsync_postgres.stream.publication import (
     create_publication,
     find_publication,
     remove_publication,
+    require_identities,
     require_publication,
 )
 from dsync_postgres.stream.slots import (
@@ -29,6 +30,7 @@ from dsync_postgres.stream.slots import (
     Waiting,
     creating_slot,
     find_slot,
+    pass_visibility_barrier,
     remove_slot,
     require_usable,
     running_transactions,
@@ -56,6 +58,12 @@ class Names:
             owns_publication=not publication,
             owns_slot=not slot,
         )
+
+    @classmethod
+    def kept_by(cls, sessions: Sessions, flow: str = "") -> Names:
+        """As the connector's options say; of the sessions' own flow, or of another one."""
+        options = sessions.options
+        return cls.of(flow or sessions.request.flow, publication=options.publication, slot=options.slot)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +104,14 @@ async def begin_following(
             f"following {identity.database}: the server is a standby, where nothing can be published; give its "
             "primary, or choose --mode copy"
         )
-    await _publish(sessions, names, tables)
+    was_published = await _publish(sessions, names, tables)
     failpoint("source.after_publication")
     slot = await find_slot(sessions, names.slot)
     if slot is not None:
         found = require_usable(slot, names.slot, database=identity.database, position=None)
+        lsn = found.confirmed_lsn if was_published else await _after_publishing(sessions, timeout_s)
         return Begun(
-            position=await _position(sessions, identity, found.confirmed_lsn),
+            position=await _position(sessions, identity, lsn),
             running=await running_transactions(sessions),
             holder=None,
         )
@@ -129,12 +138,28 @@ async def _create(sessions: Sessions, name: str, identity: Identity, timeout_s: 
     return Begun(position=position, running=running, holder=holder)
 
 
-async def _publish(sessions: Sessions, names: Names, tables: Sequence[TableName]) -> None:
+async def _publish(sessions: Sessions, names: Names, tables: Sequence[TableName]) -> bool:
+    """See to it that the tables are published; True where all of them were before."""
+    found = await find_publication(sessions, names.publication)
     if names.owns_publication:
         await create_publication(sessions, names.publication, tables)
-        return
-    found = await find_publication(sessions, names.publication)
+        return found is not None and found.tables.issuperset(tables)
     require_publication(found, names.publication, tables)
+    await sessions.run(
+        f"looking at what publication {names.publication} publishes",
+        lambda connection: require_identities(connection, tables),
+    )
+    return True
+
+
+async def _after_publishing(sessions: Sessions, timeout_s: float) -> int:
+    """A position behind every change that was made before the tables were published.
+
+    A slot from before does not give those, and may not even pass them: a server looks for a publication where it stood
+    when the change was made, and ends the stream where there was none.
+    """
+    await pass_visibility_barrier(sessions, await running_transactions(sessions), timeout_s=timeout_s)
+    return await sessions.run("asking where the log ends", current_position)
 
 
 async def _position(sessions: Sessions, identity: Identity, lsn: int) -> Position:
@@ -148,8 +173,10 @@ async def _position(sessions: Sessions, identity: Identity, lsn: int) -> Positio
         await asyncio.shield(connection.close())
 
 
-async def end_following(sessions: Sessions, names: Names) -> list[str]:
+async def end_following(sessions: Sessions, names: Names, *, flow: str = "") -> list[str]:
     """Remove what is the flow's own; says what was removed, in words.
+
+    `flow` is the flow whose reader of the slot may be ended, where it is not that of the sessions.
 
     Raises:
         SlotBusyError: somebody else reads from the slot.
@@ -157,7 +184,7 @@ async def end_following(sessions: Sessions, names: Names) -> list[str]:
     removed: list[str] = []
     # The slot first: it is what fills the server's disk.
     if names.owns_slot:
-        removed += await remove_slot(sessions, names.slot)
+        removed += await remove_slot(sessions, names.slot, flow=flow)
     if names.owns_publication:
         removed += await remove_publication(sessions, names.publication)
     return removed

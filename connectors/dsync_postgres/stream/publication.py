@@ -36,11 +36,34 @@ class Publication:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Identity:
+class RowIdentity:
+    """What a table has to tell its rows by, as far as a stream goes."""
+
     kind: str
+    """pg_class.relkind."""
     persistence: str
+    """pg_class.relpersistence: p permanent, u unlogged."""
     identity: str
+    """pg_class.relreplident: d default, n nothing, f full, i index."""
     has_usable_key: bool
+    """The identity's index, the primary key where it is default or full, tells rows apart at any time."""
+    is_extensions: bool
+    """An extension has made it: what of its rows is the users' cannot be told from a change."""
+
+    @property
+    def can_be_followed(self) -> bool:
+        """It is a permanent table with rows of its own; whether its rows can be told apart is another question."""
+        return self.kind == "r" and self.persistence == "p" and not self.is_extensions
+
+    @property
+    def tells_rows(self) -> bool:
+        """Publishing it does not break its writers."""
+        return self.identity == "f" or self.has_key
+
+    @property
+    def has_key(self) -> bool:
+        """Changes name a row by its key, so that applying one twice does no harm."""
+        return self.identity in "dif" and self.has_usable_key
 
 
 # What is published to a subscriber, with row filters and column lists where the server has them (15 and later).
@@ -58,7 +81,8 @@ WHERE t.pubname = %s
 _IDENTITIES = b"""
 SELECT n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
        EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
-               AND CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END)
+               AND CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END),
+       EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS w(schema, name)
 JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relname = w.name AND c.relnamespace = n.oid
 """
@@ -165,21 +189,27 @@ def require_publication(found: Publication | None, name: str, tables: Iterable[T
     return found
 
 
+def read_identities(connection: Connection, tables: Iterable[TableName]) -> dict[TableName, RowIdentity]:
+    """What these tables tell their rows by; those that are not there are absent."""
+    wanted = list(tables)
+    rows = connection.execute(
+        _IDENTITIES, {"schemas": [table.schema for table in wanted], "names": [table.name for table in wanted]}
+    ).fetchall()
+    return {
+        TableName(schema=schema, name=name): RowIdentity(
+            kind=kind, persistence=persistence, identity=identity, has_usable_key=has_key, is_extensions=is_extensions
+        )
+        for schema, name, kind, persistence, identity, has_key, is_extensions in rows
+    }
+
+
 def require_identities(connection: Connection, tables: Sequence[TableName]) -> None:
     """See to it that publishing these tables breaks nobody.
 
     Raises:
         ReplicaIdentityError, MissingObjectError, UnsupportedError: naming the tables, and what to do.
     """
-    rows = connection.execute(
-        _IDENTITIES, {"schemas": [table.schema for table in tables], "names": [table.name for table in tables]}
-    ).fetchall()
-    found = {
-        TableName(schema=schema, name=name): _Identity(
-            kind=kind, persistence=persistence, identity=identity, has_usable_key=has_key
-        )
-        for schema, name, kind, persistence, identity, has_key in rows
-    }
+    found = read_identities(connection, tables)
     if missing := [table for table in tables if table not in found]:
         raise errors.MissingObjectError(f"publishing {_listed(missing)}: there is no such table; check the name")
     if unfit := [table for table, facts in found.items() if facts.kind != "r" or facts.persistence != "p"]:
@@ -187,15 +217,11 @@ def require_identities(connection: Connection, tables: Sequence[TableName]) -> N
             f"publishing {_listed(unfit)}: only permanent tables with rows of their own can be followed (of a "
             "partitioned table its partitions); choose the others with -n, or --mode copy"
         )
-    if nameless := [table for table, facts in found.items() if not _can_tell_rows(facts)]:
+    if nameless := [table for table, facts in found.items() if not facts.tells_rows]:
         raise ReplicaIdentityError(
             f"publishing {_listed(nameless)}: without a replica identity the application's own UPDATE and DELETE would "
             "fail; add a primary key, or ALTER TABLE … REPLICA IDENTITY FULL, or leave it out with --exclude"
         )
-
-
-def _can_tell_rows(facts: _Identity) -> bool:
-    return facts.identity == "f" or (facts.identity in "di" and facts.has_usable_key)
 
 
 def _require(found: Publication | None, name: str) -> Publication:

@@ -10,10 +10,13 @@ from pathlib import Path
 
 from dsync.sdk import PluginContext, errors, types
 from dsync_postgres.schema.names import TableName
-from dsync_postgres.sessions import Sessions
-from dsync_postgres.stream.begin import Names
+from dsync_postgres.sessions import Connection, Sessions
+from dsync_postgres.source.snapshots import current_position
+from dsync_postgres.stream.begin import Names, end_following
 from dsync_postgres.stream.follow import Follower, Following
+from dsync_postgres.stream.frames import MARK_PREFIX
 from dsync_postgres.stream.position import Position
+from dsync_postgres.stream.slots import Slot, read_slot, require_whole
 
 # One record may be larger than a frame should be, and has to fit into a message with those before it.
 _LARGEST_SHARE = 4
@@ -59,6 +62,49 @@ class Streams:
         if follower is not None:
             follower.acknowledge(position)
 
+    async def mark(self, content: bytes) -> int:
+        """Write a mark into the log, in a transaction of its own; returns where it is.
+
+        What has committed before lies before it, and so before it in the stream.
+        """
+
+        def work(connection: Connection) -> int:
+            row = connection.execute(
+                "SELECT pg_logical_emit_message(true, %s, %s::bytea) - pg_lsn '0/0'", [MARK_PREFIX, content]
+            ).fetchone()
+            assert row is not None, "a SELECT without FROM gives one row"
+            return int(row[0])
+
+        return await self._sessions.run("marking a place in the log", work)
+
+    async def status(self) -> types.ChangeStatus:
+        """What the server keeps for the flow's slot.
+
+        Raises:
+            SlotMissingError, SlotLostError, SlotUnfitError: the stream cannot go on by it.
+        """
+        name = Names.kept_by(self._sessions).slot
+
+        def work(connection: Connection) -> tuple[Slot | None, str, int]:
+            row = connection.execute("SELECT current_database()").fetchone()
+            assert row is not None, "a SELECT without FROM gives one row"
+            return read_slot(connection, name), row[0], current_position(connection)
+
+        found, database, position = await self._sessions.run(f"looking at replication slot {name}", work)
+        slot = require_whole(found, name, database=database)
+        return types.ChangeStatus(
+            position=position,
+            acknowledged=slot.confirmed_lsn,
+            retained_bytes=slot.retained_bytes,
+            safe_bytes=slot.safe_bytes,
+            active=slot.active_pid != 0,
+            name=f"replication slot {name}",
+        )
+
+    async def release(self, flow: str) -> list[str]:
+        """Remove the flow's own slot and publication, and end who of the flow reads by them. Repeatable."""
+        return await end_following(self._sessions, Names.kept_by(self._sessions, flow), flow=flow)
+
     def _require_possible(self, request: types.StreamChangesRequest) -> None:
         if request.type is not types.ChangeType.PG_OUTPUT:
             raise errors.UnsupportedError(
@@ -77,7 +123,7 @@ class Streams:
 
     def _following(self, request: types.StreamChangesRequest, folder: Path) -> Following:
         agreed = self._sessions.request
-        names = Names.of(agreed.flow)
+        names = Names.kept_by(self._sessions)
         return Following(
             slot=names.slot,
             publications=(names.publication,),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from psycopg import errors as pg
 
-from dsync.sdk import errors
+from dsync.sdk import errors, types
 from dsync_postgres.sessions import Connection, Session, Sessions
 from dsync_postgres.stream.errors import (
     NoSlotFreeError,
@@ -174,6 +174,25 @@ def require_usable(slot: Slot | None, name: str, *, database: str, position: int
         SlotUnfitError: it is a slot of another kind or database.
         SlotBusyError: somebody reads from it.
     """
+    slot = require_whole(slot, name, database=database)
+    if position is not None and slot.confirmed_lsn > position:
+        raise SlotMovedError(
+            f"following {database}: replication slot {name} stands at {format_lsn(slot.confirmed_lsn)}, after the "
+            f"flow's position {format_lsn(position)}: somebody else has moved or made it, and the server would skip "
+            "what lies between; run the flow again with --again, which copies what has changed"
+        )
+    if slot.active_pid:
+        raise busy(name, slot.active_pid, slot.reader)
+    return slot
+
+
+def require_whole(slot: Slot | None, name: str, *, database: str) -> Slot:
+    """The slot, if it is one that this database can be followed by, and the log that it needs is there.
+
+    Raises:
+        SlotMissingError, SlotLostError: it is not there any more, or the log is not.
+        SlotUnfitError: it is a slot of another kind or database.
+    """
     if slot is None:
         raise SlotMissingError(
             f"following {database}: replication slot {name} does not exist (any more), and changes after the flow's "
@@ -191,14 +210,6 @@ def require_usable(slot: Slot | None, name: str, *, database: str, position: int
             "removed log that it needed; raise max_slot_wal_keep_size, drop the slot (`dsync reset`), and run the flow "
             "again with --again"
         )
-    if position is not None and slot.confirmed_lsn > position:
-        raise SlotMovedError(
-            f"following {database}: replication slot {name} stands at {format_lsn(slot.confirmed_lsn)}, after the "
-            f"flow's position {format_lsn(position)}: somebody else has moved or made it, and the server would skip "
-            "what lies between; run the flow again with --again, which copies what has changed"
-        )
-    if slot.active_pid:
-        raise busy(name, slot.active_pid, slot.reader)
     return slot
 
 
@@ -367,13 +378,13 @@ async def _left_of(sessions: Sessions, xids: Sequence[int]) -> int:
     return await sessions.run("waiting for transactions to become visible", work) if xids else 0
 
 
-async def remove_slot(sessions: Sessions, name: str) -> list[str]:
+async def remove_slot(sessions: Sessions, name: str, *, flow: str = "") -> list[str]:
     """Drop the slot, ending a reader that belongs to this flow; says what was removed, nothing where there is none.
 
     Raises:
         SlotBusyError: somebody else reads from it.
     """
-    prefix = sessions.prefix_of(sessions.request.role)
+    prefix = sessions.prefix_of(types.Role.SOURCE, flow)
 
     def work(connection: Connection) -> list[str]:
         slot = read_slot(connection, name)
