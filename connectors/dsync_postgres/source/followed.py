@@ -24,7 +24,7 @@ from dsync_postgres.stream.begin import Begun, Names, begin_following, end_follo
 from dsync_postgres.stream.errors import SlotLostError
 from dsync_postgres.stream.position import Position
 from dsync_postgres.stream.publication import RowIdentity, read_identities
-from dsync_postgres.stream.slots import Blocker, pass_visibility_barrier, remove_slot
+from dsync_postgres.stream.slots import Blocker, pass_visibility_barrier, remove_slot, write_out
 
 _log = structlog.get_logger(__name__)
 
@@ -74,7 +74,7 @@ async def open_followed_plan(
     for _ in range(_ATTEMPTS):
         try:
             begun = await begin_following(
-                sessions, kept, chosen.followed, timeout_s=wait_s, on_waiting=_telling(kept.slot)
+                sessions, kept, chosen.followed, timeout_s=wait_s, on_waiting=telling("slot_waiting", kept.slot)
             )
         except SlotLostError:
             # Nothing can be followed by it any more, and this plan reads everything.
@@ -88,12 +88,11 @@ async def open_followed_plan(
             if overlaps and chosen.keyless:
                 await _make_way(sessions, kept, chosen.keyless)
                 continue
-            if plan is None:
-                await pass_visibility_barrier(sessions, begun.running, timeout_s=wait_s)
-                plan = await open_plan(sessions, names, None, chosen.before)
+            plan = plan or await _beside(sessions, names, chosen, begun, wait_s)
         except BaseException:
             await asyncio.shield(_undo(sessions, kept, begun))
             raise
+        plan.followed = frozenset(chosen.followed)
         return FollowedPlan(plan=plan, tables=chosen.followed, position=begun.position, overlaps=overlaps)
     raise errors.ConflictError(
         "planning the copy: tables are rewritten (TRUNCATE, VACUUM FULL, ALTER TABLE) faster than they can be planned; "
@@ -140,12 +139,30 @@ async def _exact(sessions: Sessions, names: list[TableName], holder: Holder | No
         require_readable(names, tables)
         require_same_columns(chosen.before, tables)
         if all(is_as_seen(table) for table in tables.values()):
-            return OpenPlan(holder=holder, tables=tables, lineages={holder.snapshot.lineage})
+            # A transaction is named by where its commit begins, and one that begins at the position comes after it.
+            return OpenPlan(
+                holder=holder,
+                tables=tables,
+                lineages={holder.snapshot.lineage},
+                seen_through=holder.snapshot.position - 1,
+            )
     except BaseException:
         await asyncio.shield(holder.close())
         raise
     await holder.close()
     return None
+
+
+async def _beside(sessions: Sessions, names: list[TableName], chosen: _Chosen, begun: Begun, wait_s: float) -> OpenPlan:
+    """A plan under a later snapshot, which sees everything up to the position."""
+    await pass_visibility_barrier(sessions, begun.running, timeout_s=wait_s)
+    plan = await open_plan(sessions, names, None, chosen.before)
+    try:
+        await write_out(sessions)
+    except BaseException:
+        await asyncio.shield(plan.holder.close())
+        raise
+    return plan
 
 
 async def _make_way(sessions: Sessions, kept: Names, keyless: tuple[TableName, ...]) -> None:
@@ -171,8 +188,8 @@ async def _undo(sessions: Sessions, kept: Names, begun: Begun) -> None:
             await end_following(sessions, kept)
 
 
-def _telling(slot: str) -> Callable[[list[Blocker]], None]:
-    """Says whom the slot waits for: at once, and then from time to time."""
+def telling(event: str, slot: str) -> Callable[[list[Blocker]], None]:
+    """Says in the log whom something waits for: at once, and then from time to time."""
     next_s = 0.0
 
     def tell(blockers: list[Blocker]) -> None:
@@ -180,6 +197,6 @@ def _telling(slot: str) -> Callable[[list[Blocker]], None]:
         now_s = time.monotonic()
         if blockers and now_s >= next_s:
             next_s = now_s + _REPEAT_S
-            _log.warning("slot_waiting", slot=slot, waits_for=[str(blocker) for blocker in blockers[:_MOST_NAMES]])
+            _log.warning(event, slot=slot, waits_for=[str(blocker) for blocker in blockers[:_MOST_NAMES]])
 
     return tell

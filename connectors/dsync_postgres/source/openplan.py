@@ -33,6 +33,10 @@ class OpenPlan:
     """Plans whose partitions are read under this snapshot."""
     readers: dict[tuple[object, ...], TableReader] = field(default_factory=dict)
     encoders: dict[tuple[object, ...], Encoder] = field(default_factory=dict)
+    followed: frozenset[TableName] = frozenset()
+    """Tables whose changes are followed: a snapshot that does not do any more for them is no loss."""
+    seen_through: int = 0
+    """The snapshot has exactly the transactions whose commits lie up to here in the log; 0: it is not a slot's."""
     book: TypeBook | None = None
     """What the tables' types are made of; read when the first documents are asked for."""
     _by_oid: dict[int, PlannedTable] = field(default_factory=dict, init=False)

@@ -183,7 +183,7 @@ class PageRead:
         check, description = result.results
         ((filenode, has_more),) = values(check)
         if filenode is None or int(filenode) != self._partition.filenode:
-            raise changed(self._table, "it was truncated, rewritten or dropped")
+            raise RewrittenError(str(changed(self._table, "it was truncated, rewritten or dropped")))
         if not self._has_planned_columns(columns_of(description)):
             raise changed(self._table, "its columns were altered")
         return _Copied(body=result.body, rows=result.rows, end=end, has_more=has_more == "t")
@@ -312,6 +312,10 @@ class _Copied:
 _IMPORTED = 2
 _NO_SNAPSHOT = (pg.InvalidParameterValue, pg.UndefinedObject, pg.ObjectNotInPrerequisiteState)
 _CHANGES = (pg.UndefinedTable, pg.UndefinedColumn, pg.InvalidSchemaName, pg.WrongObjectType, pg.UndefinedFunction)
+
+
+class RewrittenError(errors.NamespaceChangedError):
+    """Its rows lie elsewhere now, where the snapshot does not find them, or it was dropped."""
 
 
 def changed(table: PlannedTable, what: str) -> errors.NamespaceChangedError:

@@ -62,10 +62,10 @@ class Judge:
         table = self.new.tables.get(name)
         planned = [PartitionCursor.decode(piece.partition.cursor) for piece in pieces]
         if table is None or table.kind != "r":
-            return _changed(namespace, "it was dropped")
+            return changed_for_good(namespace, "it was dropped")
         if any(part.columns != table.fingerprint for part in planned):
             # What the sink has prepared does not fit any more, so reading again would not help.
-            return _changed(namespace, "its columns were altered")
+            return changed_for_good(namespace, "its columns were altered")
         return await self._verdict_on(name, await self._difference(table, pieces, planned))
 
     async def _verdict_on(self, name: TableName, reason: str) -> types.NamespaceVerdict:
@@ -171,7 +171,8 @@ def _rewritten(connection: Connection, table: PlannedTable) -> str:
     return "" if row[0] == table.filenode else "it was truncated, rewritten or dropped"
 
 
-def _changed(namespace: str, what: str) -> types.NamespaceVerdict:
+def changed_for_good(namespace: str, what: str) -> types.NamespaceVerdict:
+    """It cannot be read again either: what the sink has prepared does not fit."""
     return types.NamespaceVerdict(
         namespace=namespace,
         verdict=types.Verdict.CHANGED,

@@ -21,7 +21,7 @@ from dsync_postgres.documents import (
     split_documents,
     split_lines,
 )
-from dsync_postgres.identity import read_identity
+from dsync_postgres.identity import Identity, read_identity
 from dsync_postgres.schema import read_positions
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.schema.relation import find_relation
@@ -33,7 +33,8 @@ from dsync_postgres.source.cursors import PageCursor, PartitionCursor
 from dsync_postgres.source.description import DIALECT, Describer
 from dsync_postgres.source.followed import open_followed_plan
 from dsync_postgres.source.openplan import OpenPlan, look, open_plan, tables_of
-from dsync_postgres.source.pages import CopiedPage, PageRead, changed
+from dsync_postgres.source.overlap import Overlap
+from dsync_postgres.source.pages import CopiedPage, PageRead, RewrittenError, changed
 from dsync_postgres.source.planned import PlannedTable
 from dsync_postgres.source.reader import Limits, TableReader
 from dsync_postgres.source.resume import Judge, require_same_endpoint
@@ -117,8 +118,12 @@ class SourceSide:
     ) -> types.ResumedPlan:
         """Say what may stay of what was copied: everything while the snapshot is held, else what has not changed.
 
+        What is followed stays in any case, but a table without key, which is read from its start; see `Overlap`.
+
         Raises:
             OtherEndpointError: this is another database than the one the snapshot was taken of.
+            CursorExpiredError: it cannot be followed any more.
+            VisibilityError: transactions from before the stream's position do not end.
         """
         old = Snapshot.decode(snapshot)
         async with self._planning:
@@ -127,6 +132,8 @@ class SourceSide:
                 return types.ResumedPlan(snapshot=snapshot)
             identity = await self._sessions.run("asking the server who it is", read_identity)
             require_same_endpoint(old, identity)
+            if updates_partitions:
+                return await self._resume_beside(old, identity, partitions, updates_partitions)
             names = tables_of(
                 TableName.parse(name) for name in dict.fromkeys(p.partition.namespace for p in partitions)
             )
@@ -141,6 +148,23 @@ class SourceSide:
             plan.lineages.add(old.lineage)
             judge = Judge(sessions=self._sessions, old=old, new=plan, identity=identity)
             return types.ResumedPlan(snapshot=plan.snapshot.encode(), verdicts=await judge.judge(partitions))
+
+    async def _resume_beside(
+        self,
+        old: Snapshot,
+        identity: Identity,
+        partitions: Sequence[types.CopiedPartition],
+        updates_partitions: Sequence[types.UpdatesPartition],
+    ) -> types.ResumedPlan:
+        overlap = await Overlap.of(self._sessions, identity, old, partitions, updates_partitions)
+        plan = self._plans.get(self._flow)
+        if plan is None or not plan.holder.is_held or not overlap.may_go_on_with(plan):
+            plan = await overlap.open()
+            await self._install(plan)
+        names = [name for name in tables_of(overlap.pieces) if name not in plan.tables]
+        plan.add(await look(self._sessions, plan.snapshot.name, names))
+        plan.lineages.add(old.lineage)
+        return types.ResumedPlan(snapshot=plan.snapshot.encode(), verdicts=await overlap.judge(plan))
 
     async def _begin_again(self, old: Snapshot, names: list[TableName]) -> OpenPlan:
         identity = await self._sessions.run("asking the server who it is", read_identity)
@@ -205,13 +229,34 @@ class SourceSide:
         )
 
     async def _read(self, request: types.ReadRequest, make: Callable[[CopiedPage], types.Page]) -> types.Page:
-        """Read the rows and make the page of them in one thread: every change of threads costs a page its time."""
         if request.partition.namespace == large.NAMESPACE:
             return await self._read_large_objects(request, make)
         partition = PartitionCursor.decode(request.partition.cursor)
-        cursor = PageCursor.decode(request.cursor, partition)
         plan = self._plan_of(partition.lineage)
         table = _table_of(plan, partition, request.partition.namespace)
+        try:
+            return await self._read_rows(plan, table, partition, request, make)
+        except RewrittenError:
+            if table.name in plan.followed and await self._is_only_rewritten(table):
+                # A later snapshot finds its rows, and the stream tells what lies between.
+                await plan.holder.close()
+                raise snapshot_lost() from None
+            raise
+
+    async def _is_only_rewritten(self, table: PlannedTable) -> bool:
+        now = (await look(self._sessions, "", [table.name])).get(table.name)
+        return now is not None and (now.oid, now.fingerprint) == (table.oid, table.fingerprint)
+
+    async def _read_rows(
+        self,
+        plan: OpenPlan,
+        table: PlannedTable,
+        partition: PartitionCursor,
+        request: types.ReadRequest,
+        make: Callable[[CopiedPage], types.Page],
+    ) -> types.Page:
+        """Read the rows and make the page of them in one thread: every change of threads costs a page its time."""
+        cursor = PageCursor.decode(request.cursor, partition)
         operation = f"reading {table.name}"
         if request.type in _COPY_TYPES:
             is_binary = request.type is types.PageType.PG_COPY_BINARY

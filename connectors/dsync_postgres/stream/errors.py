@@ -29,6 +29,10 @@ class SlotTimeoutError(errors.PermanentError):
     """Open transactions have kept the slot from being made."""
 
 
+class VisibilityError(errors.ConflictError):
+    """Transactions from before the stream's position have not ended: what they write cannot be read yet."""
+
+
 class NotLogicalError(errors.PermanentError):
     """The server does not write what logical replication needs."""
 

@@ -24,6 +24,7 @@ from dsync_postgres.stream.errors import (
     SlotMovedError,
     SlotTimeoutError,
     SlotUnfitError,
+    VisibilityError,
 )
 from dsync_postgres.stream.lsn import format_lsn, parse_lsn
 
@@ -113,10 +114,12 @@ WHERE s.slot_name = %s
 """
 
 _BLOCKERS = b"""
-SELECT pid, '', extract(epoch FROM clock_timestamp() - xact_start)::float8, application_name::text
+SELECT pid, '', extract(epoch FROM clock_timestamp() - xact_start)::float8, application_name::text,
+       backend_xid::text::int8
 FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> %(own)s
 UNION ALL
-SELECT 0, gid, extract(epoch FROM clock_timestamp() - prepared)::float8, '' FROM pg_prepared_xacts
+SELECT 0, gid, extract(epoch FROM clock_timestamp() - prepared)::float8, '', transaction::text::int8
+FROM pg_prepared_xacts
 ORDER BY 3 DESC
 """
 
@@ -224,11 +227,18 @@ def busy(name: str, pid: int, reader: str) -> SlotBusyError:
 
 @asynccontextmanager
 async def creating_slot(
-    sessions: Sessions, name: str, *, major: int, timeout_s: float, on_waiting: Waiting = _ignore
+    sessions: Sessions,
+    name: str,
+    *,
+    major: int,
+    timeout_s: float,
+    on_waiting: Waiting = _ignore,
+    is_temporary: bool = False,
 ) -> AsyncIterator[CreatedSlot]:
     """Make a slot; inside the context its snapshot can be imported, which is the first thing to do there.
 
-    An error inside leaves the slot: it is found again, and its position is good for an overlapping copy.
+    An error inside leaves the slot: it is found again, and its position is good for an overlapping copy. One that is
+    temporary is gone at the end, for the sake of its snapshot alone.
 
     Raises:
         SlotTimeoutError: open transactions have kept it waiting for so long; nothing of it is left.
@@ -237,16 +247,17 @@ async def creating_slot(
     """
     session = await sessions.open("slot", replication=True)
     try:
-        yield await _create(sessions, session, require_name(name), major, timeout_s, on_waiting)
+        command = _command(require_name(name), major, is_temporary=is_temporary)
+        yield await _create(sessions, session, name, command, timeout_s, on_waiting)
     finally:
         await asyncio.shield(session.close())
 
 
 async def _create(
-    sessions: Sessions, session: Session, name: str, major: int, timeout_s: float, on_waiting: Waiting
+    sessions: Sessions, session: Session, name: str, command: bytes, timeout_s: float, on_waiting: Waiting
 ) -> CreatedSlot:
     making = asyncio.ensure_future(
-        session.run(f"creating replication slot {name}", lambda connection: _create_now(connection, name, major))
+        session.run(f"creating replication slot {name}", lambda connection: _create_now(connection, name, command))
     )
     blockers: list[Blocker] = []
     loop = asyncio.get_running_loop()
@@ -274,14 +285,18 @@ async def _create(
     )
 
 
-def _create_now(connection: Connection, name: str, major: int) -> CreatedSlot:
+def _command(name: str, major: int, *, is_temporary: bool) -> bytes:
     if major >= _PARENTHESES_SINCE:
-        failover = ", FAILOVER true" if major >= _FAILOVER_SINCE else ""
+        failover = ", FAILOVER true" if major >= _FAILOVER_SINCE and not is_temporary else ""
         options = f"(SNAPSHOT 'export'{failover})"
     else:
         options = "EXPORT_SNAPSHOT"
+    return f"CREATE_REPLICATION_SLOT {name}{' TEMPORARY' * is_temporary} LOGICAL {PLUGIN} {options}".encode()
+
+
+def _create_now(connection: Connection, name: str, command: bytes) -> CreatedSlot:
     try:
-        row = connection.execute(f"CREATE_REPLICATION_SLOT {name} LOGICAL {PLUGIN} {options}".encode()).fetchone()
+        row = connection.execute(command).fetchone()
     except pg.DuplicateObject as exc:
         raise SlotUnfitError(
             f"creating replication slot {name}: there is one already; choose another name with ?slot=, or drop it if "
@@ -301,12 +316,16 @@ def _create_now(connection: Connection, name: str, major: int) -> CreatedSlot:
     return CreatedSlot(name=name, consistent_lsn=parse_lsn(row[1]), snapshot_name=row[2])
 
 
-async def find_blockers(sessions: Sessions, own_pid: int) -> list[Blocker]:
-    """Transactions that have written and not ended, oldest first."""
+async def find_blockers(sessions: Sessions, own_pid: int, before: int | None = None) -> list[Blocker]:
+    """Transactions that have written and not ended, oldest first; of `before`, those that were begun before that id."""
 
     def work(connection: Connection) -> list[Blocker]:
         rows = connection.execute(_BLOCKERS, {"own": own_pid}).fetchall()
-        return [Blocker(pid=pid, gid=gid, age_s=age or 0.0, application=name or "") for pid, gid, age, name in rows]
+        return [
+            Blocker(pid=pid, gid=gid, age_s=age or 0.0, application=name or "")
+            for pid, gid, age, name, xid in rows
+            if before is None or full_xid(xid, before) < before
+        ]
 
     return await sessions.run("looking for open transactions", work)
 
@@ -365,6 +384,33 @@ async def pass_visibility_barrier(sessions: Sessions, xids: Sequence[int], *, ti
         await asyncio.sleep(_POLL_S)
 
 
+async def wait_until_visible(
+    sessions: Sessions, before: int, *, timeout_s: float, on_waiting: Waiting = _ignore
+) -> None:
+    """Wait until a new reader sees every transaction begun before that 64-bit id, or sees that it was rolled back.
+
+    Raises:
+        VisibilityError: one of them did not end for so long.
+    """
+
+    def look(connection: Connection) -> bool:
+        row = connection.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::int8").fetchone()
+        assert row is not None, "a SELECT without FROM gives one row"
+        return bool(row[0] >= before)
+
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while not await sessions.run("waiting for transactions to become visible", look):
+        blockers = await find_blockers(sessions, 0, before)
+        on_waiting(blockers)
+        if loop.time() > deadline:
+            raise VisibilityError(
+                "reading beside a stream: transactions that were open when the stream began have not ended within "
+                f"{timeout_s:g} s: {_listed(blockers)}; it is tried again; end them if they should not be there"
+            )
+        await asyncio.sleep(_POLL_S)
+
+
 async def _left_of(sessions: Sessions, xids: Sequence[int]) -> int:
     """How many of the transactions a new reader would not see yet."""
     query = (
@@ -376,6 +422,22 @@ async def _left_of(sessions: Sessions, xids: Sequence[int]) -> int:
         return 0 if row is None else int(row[0])
 
     return await sessions.run("waiting for transactions to become visible", work) if xids else 0
+
+
+async def write_out(sessions: Sessions) -> None:
+    """Return once all of the log up to now is on the server's disk.
+
+    What commits with synchronous_commit off is visible before it is durable. A reader that has copied it while the
+    server crashes would have rows that the source never had, and no change would ever tell.
+    """
+
+    def work(connection: Connection) -> None:
+        with connection.transaction():
+            # Not to wait for a standby, only for the disk.
+            connection.execute("SET LOCAL synchronous_commit = local")
+            connection.execute("SELECT pg_logical_emit_message(true, 'dsync.write', '')")
+
+    await sessions.run("having the log written out", work)
 
 
 async def remove_slot(sessions: Sessions, name: str, *, flow: str = "") -> list[str]:
