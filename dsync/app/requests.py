@@ -62,7 +62,11 @@ class EndsRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncRequest(EndsRequest):
-    mode: Literal["copy"] = "copy"
+    mode: Literal["full", "copy"] = "copy"
+    until_caught_up: bool = False
+    """End once everything that was committed when streaming began has been applied."""
+    slot_timeout_s: float = 60.0
+    spool_limit: int = 16 * 1024 * MIB
     again: bool = False
     flow: str = ""
     """A name; empty: the fingerprint finds the flow."""

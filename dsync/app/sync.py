@@ -14,14 +14,16 @@ from dsync.app.holding import holding
 from dsync.app.log_context import logging_run
 from dsync.app.requests import SyncRequest, load_of
 from dsync.app.standing import FORGOTTEN, forgotten
+from dsync.coordinator.context import RunContext
 from dsync.coordinator.events import CallRetried, Event, EventHandler, FindingReported, PhaseChanged, SinkPutBack
 from dsync.coordinator.journal import Journal
 from dsync.coordinator.plan import stop_at
 from dsync.coordinator.result import RunResult
-from dsync.coordinator.run import CopyRun
+from dsync.coordinator.run import Run
 from dsync.coordinator.spec import FlowSpec
 from dsync.protocol.errors import DsyncError, RequestError, SinkNotEmptyError
 from dsync.state import LeaseHeldError, NamespaceState, Phase, RunRow
+from dsync.state.location import spool_directory
 from dsync.verify import VerifyOptions, VerifyReport, verify
 
 if TYPE_CHECKING:
@@ -89,6 +91,8 @@ def spec_of(request: SyncRequest, meeting: Meeting) -> FlowSpec:
         rate_rows_per_s=request.rate_rows_per_s,
         rate_bytes_per_s=request.rate_bytes_per_s,
         pause_ratio=load.pause_ratio,
+        slot_timeout_s=request.slot_timeout_s,
+        spool_limit=request.spool_limit,
     )
 
 
@@ -153,7 +157,7 @@ async def _run(
 
     try:
         await journal.set_endpoints(meeting.source.info.id, meeting.sink.info.id)
-        copy = CopyRun(
+        context = RunContext(
             spec=spec,
             flow_name=flow.name or "",
             fingerprint=fingerprint,
@@ -165,12 +169,25 @@ async def _run(
             emit=record,
             stopping=stopping,
             again_from=chosen.again_from,
+            spools=spool_directory(request.state, flow.flow),
         )
-        result = None
-        if not chosen.is_finished:
+        copy = Run(context=context)
+        result, report = None, None
+        if chosen.is_finished or not spec.follows:
+            if not chosen.is_finished:
+                await _check(copy, record)
+                result = await copy.execute()
+            report = await _verify(context, chosen) if request.verify else None
+        else:
+            reports: list[VerifyReport] = []
+
+            async def when_consistent() -> None:
+                if request.verify:
+                    reports.append(await _verify(context, chosen))
+
             await _check(copy, record)
-            result = await copy.execute()
-        report = await _verify(request, meeting, copy, chosen, record) if request.verify else None
+            result = await copy.execute(until_caught_up=request.until_caught_up, when_consistent=when_consistent)
+            report = reports[0] if reports else None
         ended = with_letters_that_wait(store, await journal.row()) if result is None else await journal.row()
         return SyncOutcome(
             flow=flow.flow, flow_name=flow.name or "", run=ended, result=result, verify=report, state=store.named
@@ -195,7 +212,7 @@ def _repeated(error: DsyncError) -> CallRetried:
     return CallRetried(operation="record in the state", error=type(error).__name__, reason=str(error))
 
 
-async def _check(copy: CopyRun, emit: EventHandler) -> None:
+async def _check(copy: Run, emit: EventHandler) -> None:
     emit(PhaseChanged(phase="checking"))
     findings = await copy.check()
     for finding in findings:
@@ -203,27 +220,28 @@ async def _check(copy: CopyRun, emit: EventHandler) -> None:
     stop_at(findings)
 
 
-async def _verify(
-    request: SyncRequest, meeting: Meeting, copy: CopyRun, chosen: ChosenRun, emit: EventHandler
-) -> VerifyReport:
-    """Judge the copy: by its own snapshot while that is held, else live, with what may have changed since apart."""
-    emit(PhaseChanged(phase=Phase.VERIFYING.value))
-    plan = await copy.journal.load_plan()
-    assert plan is not None, "a run that has ended has a plan"
+async def _verify(context: RunContext, chosen: ChosenRun) -> VerifyReport:
+    """Judge the copy: by its own snapshot while that is held, else live, with what may have changed since apart.
+
+    What is followed is compared live: rows that differ are read again until they settle.
+    """
+    context.emit(PhaseChanged(phase=Phase.VERIFYING.value))
+    plan = await context.stored_plan()
     rows = [row for row in plan.namespaces if row.state is not NamespaceState.STOPPED]
     changed = frozenset(row.namespace for row in rows if row.state is NamespaceState.CHANGED)
-    holds_snapshot = bool(plan.snapshot) and not chosen.is_finished
+    is_followed = plan.following is not None
+    holds_snapshot = bool(plan.snapshot) and not chosen.is_finished and not is_followed
     return await verify(
-        meeting.source.connector,
-        meeting.sink.connector,
+        context.source.connector,
+        context.sink.connector,
         {row.namespace: row.target for row in rows},
         VerifyOptions(
             live=not holds_snapshot,
-            snapshot_lost=not holds_snapshot or bool(changed),
+            snapshot_lost=not is_followed and (not holds_snapshot or bool(changed)),
             lost_snapshot=plan.snapshot,
             changed=changed,
-            parallel=copy.spec.parallel,
-            retry_for_s=copy.spec.retry_for_s,
+            parallel=context.spec.parallel,
+            retry_for_s=context.spec.retry_for_s,
         ),
-        emit=emit,
+        emit=context.emit,
     )

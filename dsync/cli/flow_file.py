@@ -127,6 +127,15 @@ class FlowFile(BaseModel):
     retry_for: Annotated[
         float | None, BeforeValidator(_as_time), Field(description="How long a server is waited for, as in 90s.", ge=0)
     ] = None
+    slot_timeout: Annotated[
+        float | None,
+        BeforeValidator(_as_time),
+        Field(description="How long open transactions may keep changes from being followed, as in 60s.", gt=0),
+    ] = None
+    spool_limit: Annotated[
+        Size | None, Field(description="Changes on disk that wait to be applied, as in 16GiB.", ge=64 * MIB)
+    ] = None
+    until_caught_up: Annotated[bool, Field(description="End a stream once it has caught up.")] = False
     dead_letters: Annotated[
         tuple[str, ...],
         BeforeValidator(_as_refusals),

@@ -175,8 +175,9 @@ def flow_options() -> Callable[[Any], Any]:
         ends_options(),
         click.option(
             "--mode",
-            type=click.Choice(["copy", "full", "stream"]),
-            help="What to do: copy once; full and stream come with a later version.",
+            type=click.Choice(["full", "copy", "stream"]),
+            help="What to do: copy, then follow the source's changes (full, the default), or copy once; stream comes"
+            " with a later version.",
         ),
         click.option(
             "--flow",
@@ -219,6 +220,20 @@ def flow_options() -> Callable[[Any], Any]:
             type=Duration(),
             metavar="TIME",
             help="How long a server that has gone away is waited for, as in 90s or 1h. [default: 15m]",
+        ),
+        click.option(
+            "--slot-timeout",
+            type=Duration(),
+            metavar="TIME",
+            help="How long transactions that are open at the source may keep its changes from being followed."
+            " [default: 1m]",
+        ),
+        click.option(
+            "--spool-limit",
+            type=Size(least=64 * MIB),
+            metavar="SIZE",
+            help="Changes on this machine's disk that wait to be applied; beyond that the source keeps them."
+            " [default: 16GiB]",
         ),
         click.option(
             "--dead-letters",
@@ -278,21 +293,25 @@ def require_ends(ctx: click.Context, source: str | None, sink: str | None) -> tu
     return source, sink
 
 
-def require_copy_mode(ctx: click.Context, mode: str | None, *, may_be_missing: bool) -> None:
-    """Refuse, before anything is contacted, what would need changes to be followed."""
-    if mode == "copy" or (mode is None and may_be_missing):
-        return
-    asked = f"--mode {mode} follows changes" if mode else "without --mode changes would be followed (full)"
-    raise click.UsageError(
-        f"{asked}, which this version of dsync cannot do yet: until it can, --mode copy must be given", ctx
-    )
+def require_known_mode(ctx: click.Context, mode: str | None) -> None:
+    """Refuse, before anything is contacted, what this version cannot do."""
+    if mode == "stream":
+        raise click.UsageError(
+            "--mode stream follows changes into a sink that was filled by others, which this version of dsync cannot "
+            "do yet; --mode full copies first",
+            ctx,
+        )
 
 
 def sync_request(options: Mapping[str, Any], *, source: str, sink: str, verify: bool = False) -> SyncRequest:
     """The request behind `flow_options`; what was not given keeps the request's own default."""
     from dsync.app.requests import SyncRequest
 
-    names = {name: name for name in ("parallel", "page_bytes", "memory_limit")} | {"retry_for": "retry_for_s"}
+    names = {name: name for name in ("parallel", "page_bytes", "memory_limit")} | {
+        "retry_for": "retry_for_s",
+        "slot_timeout": "slot_timeout_s",
+        "spool_limit": "spool_limit",
+    }
     optional = {field: options[name] for name, field in names.items() if options[name] is not None}
     # A flow file has checked its texts, and keeps them.
     rates = [parse_rate(rate) if isinstance(rate, str) else rate for rate in options["rate_limit"]]
@@ -318,6 +337,8 @@ def sync_request(options: Mapping[str, Any], *, source: str, sink: str, verify: 
         allow_lossy=options["allow_lossy"],
         dead_letters=tuple(options["dead_letters"]),
         data_type=options["data_type"],
+        mode=options["mode"] or "full",
+        until_caught_up=options.get("until_caught_up", False),
         verify=verify,
         **optional,
     )

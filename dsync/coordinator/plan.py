@@ -98,11 +98,13 @@ class Planner:
             CheckFailedError: a finding would stop the flow or lose data; nothing was changed.
             RequestError: a pattern matches nothing, or two namespaces would arrive under one name.
         """
+        # Looking at a plan must leave nothing behind at the source.
+        follows = self.spec.follows and not dry_run
         kind = change_type(self.source, self.sink) if self.spec.follows else None
         description, mapping = await self._describe()
         # The snapshot before anything is read or created, so that a change in between is in no doubt.
         copied = tuple(item for item in description.namespaces if item.namespace in mapping and not item.rowless)
-        plan = await self._open_plan([item.namespace for item in copied])
+        plan = await self._open_plan([item.namespace for item in copied], follows=follows)
         prepared = await self._prepare(description, mapping, dry_run=True, again=again)
         findings = (*description.findings, *prepared.findings)
         if not dry_run:
@@ -111,7 +113,7 @@ class Planner:
                 await before_change()
             prepared = await self._prepare(description, mapping, dry_run=False, again=again)
         made = self._assemble(plan, copied, mapping, prepared, findings)
-        return replace(made, following=begin(plan, kind, self.spec)) if kind is not None else made
+        return replace(made, following=begin(plan, kind, self.spec)) if kind is not None and follows else made
 
     async def _describe(self) -> tuple[SchemaDescription, dict[str, str]]:
         if not self.source.serves("SchemaService"):
@@ -137,10 +139,10 @@ class Planner:
         plan = await self.source.connector.generate_plan(PlanRequest(namespaces=()))
         return list(dict.fromkeys(partition.namespace for partition in plan.partitions))
 
-    async def _open_plan(self, names: list[str]) -> Plan:
+    async def _open_plan(self, names: list[str], *, follows: bool) -> Plan:
         if self.source.serves("PlanService"):
             return await self.source.connector.open_plan(
-                names, updates=self.spec.follows, wait_s=self.spec.slot_timeout_s if self.spec.follows else 0.0
+                names, updates=follows, wait_s=self.spec.slot_timeout_s if follows else 0.0
             )
         if self.spec.follows:
             raise UnsupportedError(f"{self.source.info.db_type} cannot be followed yet; choose --mode copy")

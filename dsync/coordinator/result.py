@@ -39,6 +39,12 @@ class RunResult:
     moved_rows: int = 0
     """By this process; rows of earlier lives of the run are in the totals only."""
     moved_bytes: int = 0
+    consistent_at: int | None = None
+    """The source's position that the sink first equalled, where the flow follows it."""
+    changes: int = 0
+    """How many were applied by this process."""
+    kept_at_source: str = ""
+    """What the source keeps for the flow from now on, in words; empty: nothing."""
 
     @property
     def rows(self) -> int:
@@ -75,6 +81,8 @@ class RunResult:
             "moved_rows": self.moved_rows,
             "moved_bytes": self.moved_bytes,
             "consistent": self.consistent,
+            "consistent_at": self.consistent_at,
+            "changes": self.changes,
             "elapsed_s": round(self.elapsed_s, 3),
             "dead_letters": self.dead_letters,
             "namespaces": [

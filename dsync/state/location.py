@@ -56,6 +56,16 @@ def default_directory(environ: Mapping[str, str] = os.environ) -> Path:
         ) from exc
 
 
+def spool_directory(location: str, flow: str) -> Path:
+    """Where a flow's changes wait on this machine: beside the state file, or in the default place for a server's.
+
+    Raises RequestError as `parse_location`.
+    """
+    place = parse_location(location or None)
+    beside = place.with_name(f"{place.name}.spool") if isinstance(place, Path) else default_directory() / "spool"
+    return beside / flow
+
+
 def parse_location(value: str | os.PathLike[str] | None, environ: Mapping[str, str] = os.environ) -> Path | ServerPlace:
     """Return the place that `--state` means.
 

@@ -30,6 +30,8 @@ class Phase(enum.StrEnum):
     PREPARING = "preparing"
     COPYING = "copying"
     FINISHING = "finishing"
+    CATCHING_UP = "catching_up"
+    """Changes are applied over what was copied while they were made."""
     STREAMING = "streaming"
     VERIFYING = "verifying"
     DONE = "done"

@@ -15,8 +15,8 @@ from dsync.cli.options import (
     confirm,
     flow_options,
     progress_option,
-    require_copy_mode,
     require_ends,
+    require_known_mode,
     sync_request,
 )
 from dsync.cli.settings import Settings
@@ -26,25 +26,37 @@ if TYPE_CHECKING:
     from dsync.app.sync import SyncOutcome
 
 
-@click.command("sync", cls=DsyncCommand, short_help="Copy SOURCE to SINK, going on where an earlier run was cut off.")
+@click.command("sync", cls=DsyncCommand, short_help="Copy SOURCE to SINK and follow its changes.")
 @click.argument("source", required=False, metavar="SOURCE", shell_complete=complete_endpoints)
 @click.argument("sink", required=False, metavar="SINK", shell_complete=complete_endpoints)
 @flow_options()
 @again_option()
-@click.option("--verify", is_flag=True, help="Compare both ends when the copy is done, under the copy's own snapshot.")
+@click.option(
+    "--until-caught-up",
+    is_flag=True,
+    help="End once everything is at the sink that was committed when streaming began, instead of following on.",
+)
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Compare both ends: a copy under its own snapshot, a sink that follows once it has caught up, live.",
+)
 @progress_option()
 @click.pass_context
 def sync(
     ctx: click.Context, /, source: str | None, sink: str | None, verify: bool, progress: Any, **options: Any
 ) -> Answer:
-    """Copy SOURCE to SINK, going on where an earlier run of the same flow was cut off.
+    """Copy SOURCE to SINK and follow its changes, going on where an earlier run of the same flow was cut off.
 
-    SOURCE and SINK are URIs (postgresql://host/database), env:NAME or file:PATH. The same command finds the same
-    flow again; a copy that is finished moves nothing. The first Ctrl-C finishes the pages in flight, the second
-    stops at once; either way the same command goes on.
+    SOURCE and SINK are URIs (postgresql://host/database), env:NAME or file:PATH. Changes are followed until Ctrl-C;
+    with --mode copy nothing is, and the source keeps nothing for the flow. The same command finds the same flow
+    again; a copy that is finished moves nothing. The first Ctrl-C finishes the pages in flight, the second stops at
+    once; either way the same command goes on.
     """
     source, sink = require_ends(ctx, source, sink)
-    require_copy_mode(ctx, options["mode"], may_be_missing=False)
+    require_known_mode(ctx, options["mode"])
+    if options["until_caught_up"] and options["mode"] == "copy":
+        raise click.UsageError("--until-caught-up ends a stream, and --mode copy has none: leave one of them out", ctx)
     settings: Settings = ctx.obj
     if options["on_existing"] in ("truncate", "drop"):
         what = "empties" if options["on_existing"] == "truncate" else "drops"

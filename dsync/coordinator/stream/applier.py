@@ -10,8 +10,9 @@ from dsync.coordinator.retries import Retries
 from dsync.coordinator.stream.lanes import Lane, kept_by_all, left_of, left_of_all
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Part, Round
+from dsync.coordinator.stream.skips import Skips
 from dsync.protocol import frames
-from dsync.protocol.errors import LanesMeetError, PluginBugError, RecordError
+from dsync.protocol.errors import LanesMeetError, NamespaceChangedError, PluginBugError, RecordError
 from dsync.protocol.interface import Connector
 from dsync.protocol.types import ChangeFrame, ChangeType, IncompleteChange, WriteChangesRequest
 
@@ -37,6 +38,9 @@ class Applier:
     """Keep a change that the sink refuses, durably. Raises where more were refused than may be."""
     complete: Callable[[ChangeFrame, tuple[IncompleteChange, ...]], Awaitable[ChangeFrame]]
     """Read these changes again at the source; returns all changes with the whole ones in their place."""
+    stop_namespace: Callable[[str, str], Awaitable[None]]
+    """Record that none of a namespace's changes is applied any more, with the reason."""
+    skips: Skips = field(default_factory=Skips)
     overlap: bool = False
     in_one: bool = False
     """Each round is one transaction at the sink."""
@@ -54,7 +58,7 @@ class Applier:
 
         Raises:
             FencedError: another coordinator has the flow.
-            NamespaceChangedError: a table at the sink is not what it was.
+            NamespaceChangedError: a table at the sink is not what it was, and which one is not said.
         """
         position = Position(place=found.place, cursor=found.cursor)
         waiting = [lane for lane in self.lanes if lane.position.place < position.place]
@@ -84,7 +88,7 @@ class Applier:
 
     async def _apply_side_by_side(self, found: Round, lanes: Sequence[Lane], position: Position) -> list[Lane]:
         """Each lane in a transaction of its own; returns those whose changes the sink did not take so."""
-        parts = left_of(found, lanes, len(self.lanes))
+        parts = left_of(found, lanes, len(self.lanes), self.skips)
         busy = [(lane, part) for lane, part in zip(lanes, parts, strict=True) if len(part)]
         answers = await asyncio.gather(
             *(self._write(part, [lane], position) for lane, part in busy), return_exceptions=True
@@ -102,7 +106,7 @@ class Applier:
         return refused
 
     async def _apply_in_one(self, found: Round, lanes: Sequence[Lane], position: Position) -> None:
-        changes = left_of_all(found, lanes, len(self.lanes))
+        changes = left_of_all(found, lanes, len(self.lanes), self.skips)
         try:
             await self._write(changes, lanes, position)
         except (LanesMeetError, RecordError):
@@ -114,7 +118,7 @@ class Applier:
         while stack:
             part = stack.pop()
             end = Position(place=part.place, cursor=part.cursor or self.position.cursor)
-            changes = left_of_all(part, lanes, len(self.lanes))
+            changes = left_of_all(part, lanes, len(self.lanes), self.skips)
             try:
                 await self._write(changes, lanes, end, in_order=True)
             except RecordError as error:
@@ -127,7 +131,20 @@ class Applier:
     async def _write(
         self, changes: ChangeFrame, lanes: Sequence[Lane], position: Position, *, in_order: bool = False
     ) -> None:
-        while incomplete := await self._try(changes, lanes, position, in_order=in_order):
+        while True:
+            try:
+                incomplete = await self._try(changes, lanes, position, in_order=in_order)
+            except NamespaceChangedError as error:
+                namespace = error.namespace
+                if not any(relation.namespace == namespace for relation in changes.relations):
+                    raise
+                if not self.skips.has_stopped(namespace):
+                    self.skips.stop(namespace)
+                    await self.stop_namespace(namespace, str(error))
+                changes = self.skips.without_stopped(changes)
+                continue
+            if not incomplete:
+                break
             changes = await self.complete(changes, incomplete)
         for lane in lanes:
             lane.written(position)

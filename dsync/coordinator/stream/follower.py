@@ -7,12 +7,14 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from dsync.coordinator.control import Control
 from dsync.coordinator.stream.applier import Applier
-from dsync.coordinator.stream.intake import Intake, order_of, running, spooled_frames
+from dsync.coordinator.stream.intake import Intake, order_of, spooled_frames
 from dsync.coordinator.stream.lanes import kept_by_all
 from dsync.coordinator.stream.position import Position
-from dsync.coordinator.stream.rounds import Round, Rounds
+from dsync.coordinator.stream.rounds import Round, Rounds, marks_of
 from dsync.coordinator.tasks import StoppedError
 from dsync.protocol.frames import START
 from dsync.spool import Spool
@@ -34,11 +36,21 @@ class Follower:
     """Tell the source that everything up to a cursor is durable."""
     stopping: asyncio.Event
     acknowledge_every_s: float = ACKNOWLEDGE_EVERY_S
+    control: Control = field(default_factory=Control)
 
+    marks: set[bytes] = field(default_factory=set, init=False)
+    """What was passed of the marks in the source's history; whoever waits for one takes it out."""
+    applied_time: datetime | None = field(default=None, init=False)
+    """When the last transaction was committed that was applied, by the source's clock."""
     _told: Position = field(default_factory=Position, init=False)
 
+    @property
+    def has_all(self) -> bool:
+        """Nothing that the source has sent is left to apply."""
+        return self.applier.position.place >= self.intake.quiet.place
+
     async def run(self, *, until: Callable[[], bool] = lambda: False) -> None:
-        """Apply changes until `until` says so after a round, or for ever.
+        """Apply changes until `until` says so after a round, or for ever; the intake runs beside it.
 
         What was applied is acknowledged at the end too. Repeatable: the ledger says where it goes on.
 
@@ -46,29 +58,19 @@ class Follower:
             StoppedError: between two rounds, because the run is stopping.
             DsyncError: what a person has to deal with.
         """
-        async with running(self.intake) as intake:
-            applying = asyncio.create_task(self._apply(until))
-            try:
-                await asyncio.wait((intake, applying), return_when=asyncio.FIRST_COMPLETED)
-                if intake.done() and not applying.done():
-                    await intake
-                await applying
-            finally:
-                applying.cancel()
-                await asyncio.gather(applying, return_exceptions=True)
-
-    async def _apply(self, until: Callable[[], bool]) -> None:
         start = kept_by_all(self.applier.lanes)
         told_s = time.monotonic()
         pending: asyncio.Task[Round] | None = None
         async with aclosing(self.rounds.of(spooled_frames(self.spool, start.place), after=start)) as rounds:
             try:
                 while not until() and not self.stopping.is_set():
+                    await self.control.wait_while_paused(self.stopping)
                     pending = pending or asyncio.create_task(anext(rounds))
                     await self._news(pending, told_s + self.acknowledge_every_s - time.monotonic())
                     if pending.done():
                         found, pending = pending.result(), None
                         await self.applier.apply(found)
+                        self._has_applied(found)
                     if time.monotonic() - told_s >= self.acknowledge_every_s:
                         await self._tell()
                         told_s = time.monotonic()
@@ -79,6 +81,12 @@ class Follower:
         await self._tell()
         if self.stopping.is_set():
             raise StoppedError
+
+    def _has_applied(self, found: Round) -> None:
+        self.marks.update(marks_of(found))
+        commits = found.frame.commits
+        if commits and commits[-1].time is not None:
+            self.applied_time = commits[-1].time
 
     async def _news(self, pending: asyncio.Task[Round], timeout_s: float) -> None:
         """Until there is a round, the source has said something, or it is time to stop or to acknowledge."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
 
 import stamina
 
@@ -22,6 +23,8 @@ from dsync.spool import Spool, SpoolFullError
 _WAIT_INITIAL_S = 0.1
 _WAIT_MAX_S = 10.0
 _NUMBER_BYTES = 8
+
+T = TypeVar("T")
 
 
 def order_of(place: Place) -> bytes:
@@ -57,6 +60,8 @@ class Intake:
     """The end of the last frame, or what the source has said since of having no more changes: a later cursor."""
     position: int = field(default=0, init=False)
     """The source's own, by its last word."""
+    time: datetime | None = field(default=None, init=False)
+    """When that was, by the source's clock."""
     heard: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     """Set with each frame, also one without changes; whoever waits for it clears it."""
 
@@ -131,6 +136,7 @@ class Intake:
             )
         self.quiet = Position.after(frame)
         self.position = max(self.position, frame.position)
+        self.time = frame.time or self.time
         self.heard.set()
 
     async def _keep(self, frame: ChangeFrame) -> None:
@@ -145,12 +151,20 @@ class Intake:
                 return
 
 
-@contextlib.asynccontextmanager
-async def running(intake: Intake) -> AsyncIterator[asyncio.Task[None]]:
-    """An intake at work; whoever leaves ends it."""
-    task = asyncio.create_task(intake.run())
+async def beside(intake: Intake, work: Coroutine[object, object, T]) -> T:
+    """The result of some work, with the intake running for as long as that takes.
+
+    Where the intake fails first, the work is given up and its error is raised.
+    """
+    reading, working = asyncio.create_task(intake.run()), asyncio.create_task(work)
     try:
-        yield task
+        await asyncio.wait((reading, working), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+            await reading
+        return await working
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in (reading, working):
+            task.cancel()
+        await asyncio.gather(reading, working, return_exceptions=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Part, Round
+from dsync.coordinator.stream.skips import Skips
 from dsync.protocol import frames
 from dsync.protocol.types import ChangeFrame, Operation, UnitRef, UnitState, WriteContext
 
@@ -75,37 +76,39 @@ def kept_by_all(lanes: Iterable[Lane]) -> Position:
     return min((lane.kept for lane in lanes), key=lambda position: position.place)
 
 
-def left_of(found: Round, lanes: Sequence[Lane], count: int) -> list[ChangeFrame]:
+def left_of(found: Round, lanes: Sequence[Lane], count: int, skips: Skips) -> list[ChangeFrame]:
     """For each of these lanes, of `count` in all, what of the round it does not have yet."""
     picked: list[list[ChangeFrame]] = [[] for _ in lanes]
     for part in found.parts:
-        for number, frame in enumerate(_left_of_part(part, lanes, count)):
+        for number, frame in enumerate(_left_of_part(part, lanes, count, skips.of(part.frame))):
             if len(frame):
                 picked[number].append(frame)
     empty = frames.cut(found.frame, 0, 0)
     return [frames.join(parts) if parts else empty for parts in picked]
 
 
-def left_of_all(found: Round, lanes: Sequence[Lane], count: int) -> ChangeFrame:
+def left_of_all(found: Round, lanes: Sequence[Lane], count: int, skips: Skips) -> ChangeFrame:
     """What of the round these lanes do not have yet, in the source's order."""
-    parts = [frames.pick(part.frame, _left(part, lanes, count)) for part in found.parts]
+    parts = [frames.pick(part.frame, _left(part, lanes, count, skips.of(part.frame))) for part in found.parts]
     kept = [part for part in parts if len(part)]
     return frames.join(kept) if kept else frames.cut(found.frame, 0, 0)
 
 
-def _left_of_part(part: Part, lanes: Sequence[Lane], count: int) -> list[ChangeFrame]:
-    if count == 1 and Operation.MARK not in part.frame.operations:
+def _left_of_part(part: Part, lanes: Sequence[Lane], count: int, skipped: frozenset[int]) -> list[ChangeFrame]:
+    if count == 1 and not skipped and Operation.MARK not in part.frame.operations:
         start = max(part.start, frames.count_through(part.frame, lanes[0].position.place))
         return [frames.cut(part.frame, min(start, part.end), part.end)]
-    return [frames.pick(part.frame, _left(part, [lane], count)) for lane in lanes]
+    return [frames.pick(part.frame, _left(part, [lane], count, skipped)) for lane in lanes]
 
 
-def _left(part: Part, lanes: Sequence[Lane], count: int) -> list[int]:
+def _left(part: Part, lanes: Sequence[Lane], count: int, skipped: frozenset[int]) -> list[int]:
     """The changes of a part that are for these lanes and that they do not have."""
     first = {lane.number: frames.count_through(part.frame, lane.position.place) for lane in lanes}
     lane_of = frames.lanes_of(part.frame, count)
     operations = part.frame.operations
     never = part.end
     return [
-        i for i in range(part.start, part.end) if i >= first.get(lane_of[i], never) and operations[i] != Operation.MARK
+        i
+        for i in range(part.start, part.end)
+        if i >= first.get(lane_of[i], never) and operations[i] != Operation.MARK and i not in skipped
     ]

@@ -11,7 +11,7 @@ from dsync.coordinator.stream.position import Position
 from dsync.protocol import frames
 from dsync.protocol.errors import PluginBugError
 from dsync.protocol.frames import Place
-from dsync.protocol.types import ChangeFrame
+from dsync.protocol.types import ChangeFrame, Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,17 @@ class Round:
 
     def __len__(self) -> int:
         return sum(part.end - part.start for part in self.parts)
+
+
+def marks_of(found: Round) -> list[bytes]:
+    """What the marks among a round's changes say."""
+    return [
+        bytes(frames.cut(part.frame, index, index + 1).body)
+        for part in found.parts
+        if Operation.MARK in part.frame.operations
+        for index in range(part.start, part.end)
+        if part.frame.operations[index] == Operation.MARK
+    ]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -7,11 +7,12 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
+from dsync.coordinator.context import RunContext
 from dsync.coordinator.ends import End, negotiate, open_sessions
 from dsync.coordinator.events import Event
 from dsync.coordinator.journal import Journal
 from dsync.coordinator.result import RunResult
-from dsync.coordinator.run import CopyRun
+from dsync.coordinator.run import Run
 from dsync.coordinator.spec import EndpointIdentity, FlowSpec
 from dsync.protocol.types import Role, SessionRequest
 from dsync.sdk.testing.faults import Faults
@@ -80,7 +81,7 @@ class Harness:
         agreement = await open_sessions(*ends, agreement, None, session)
         journal = Journal(self.store, self.flow.flow, self.row.run)
         try:
-            return await CopyRun(
+            context = RunContext(
                 spec=spec,
                 flow_name="",
                 fingerprint="f",
@@ -92,7 +93,8 @@ class Harness:
                 emit=self.events.append,
                 stopping=stopping or asyncio.Event(),
                 again_from=again_from,
-            ).execute()
+            )
+            return await Run(context=context).execute()
         finally:
             self.cursors_asked += source.cursors_asked
             await journal.close()

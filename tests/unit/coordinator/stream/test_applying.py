@@ -30,6 +30,7 @@ class Life:
 
     def __init__(self, sink: LedgerSink, *, in_one: bool = False, repeat: bool = False) -> None:
         self.buried = list[bytes]()
+        self.stopped = dict[str, str]()
         self.applier = Applier(
             flow="f",
             run="r",
@@ -41,8 +42,12 @@ class Life:
             reopen=_nothing,
             bury=self._bury,
             complete=sink.complete,
+            stop_namespace=self._stop,
             in_one=in_one,
         )
+
+    async def _stop(self, namespace: str, reason: str) -> None:
+        self.stopped[namespace] = reason
 
     async def _bury(self, change: ChangeFrame, error: RecordError) -> None:
         self.buried.append(bytes(change.body))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dsync.coordinator.stream import applier as applying
 from dsync.coordinator.stream.follower import Follower
-from dsync.coordinator.stream.intake import Intake, order_of, place_of
+from dsync.coordinator.stream.intake import Intake, beside, order_of, place_of
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Rounds
 from dsync.coordinator.tasks import StoppedError
@@ -113,6 +113,10 @@ class FollowingLife:
             acknowledge_every_s=every_s,
         )
 
+    async def run(self, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Follow, and read beside it."""
+        await beside(self.follower.intake, self.follower.run(until=until))
+
     async def _checkpoint(self, position: Position) -> None:
         assert self.sink.position.place >= position.place, "checkpointed before it was durable"
         self.checkpoints.append(position)
@@ -167,7 +171,7 @@ async def test_a_history_arrives_whatever_breaks(
             async with await Spool.open(place, flow="f", limit_bytes=8 * MIB, segment_bytes=MIB) as spool:
                 life = FollowingLife(source, sink, spool, repeat=False)
                 try:
-                    await life.follower.run(until=life.is_done)
+                    await life.run(until=life.is_done)
                 except ServerUnavailableError:
                     continue
                 break
@@ -182,7 +186,7 @@ async def test_a_source_without_changes_may_discard_what_others_have_written(tmp
     sink, source = LedgerSink(lanes=2), Source(history=history, chance=random.Random(1), breaks=0)
     async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=8 * MIB) as spool:
         life = FollowingLife(source, sink, spool, repeat=False)
-        await asyncio.wait_for(life.follower.run(until=lambda: b"(1, 1)+" in source.acknowledged), 20)
+        await asyncio.wait_for(life.run(until=lambda: b"(1, 1)+" in source.acknowledged), 20)
     assert [Position.decode(cursor).cursor for _, _, cursor in sink.ledger.values()] == [b"(1, 1)+"] * 2
 
 
@@ -192,7 +196,7 @@ async def test_one_that_is_stopped_has_told_what_it_has_done(tmp_path: Path) -> 
     sink, source = LedgerSink(lanes=2), Source(history=history, chance=random.Random(1), breaks=0)
     async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=8 * MIB) as spool:
         life = FollowingLife(source, sink, spool, repeat=False, every_s=1000)
-        task = asyncio.create_task(life.follower.run())
+        task = asyncio.create_task(life.run())
         while not life.is_done():
             await asyncio.sleep(0)
         assert source.acknowledged == []
@@ -217,7 +221,7 @@ async def test_a_spool_that_is_full_holds_the_source_back(tmp_path: Path) -> Non
     source = Source(history=history, chance=random.Random(1), breaks=0, record_bytes=MIB // 4)
     async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=4 * MIB, segment_bytes=MIB) as spool:
         life = FollowingLife(source, sink, spool, repeat=False)
-        task = asyncio.create_task(life.follower.run(until=life.is_done))
+        task = asyncio.create_task(life.run(until=life.is_done))
         sent = -1
         while sent < source.sent or not sent:
             sent = source.sent
@@ -253,7 +257,7 @@ async def test_a_source_that_does_what_no_source_may_is_named(tmp_path: Path, ki
     async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=8 * MIB) as spool:
         life = FollowingLife(source, LedgerSink(lanes=1), spool, repeat=False)
         with pytest.raises(PluginBugError, match=said) as caught:
-            await asyncio.wait_for(life.follower.run(), 20)
+            await asyncio.wait_for(life.run(), 20)
     assert isinstance(caught.value, DsyncError)
 
 

@@ -1,0 +1,329 @@
+"""The stream of a run: read into the spool from the first second on, applied once the copy has arrived."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from dsync.coordinator.context import RunContext
+from dsync.coordinator.events import ConsistencyReached, NamespaceStopped, StreamMoved
+from dsync.coordinator.following import Following
+from dsync.coordinator.plan import CopyPlan
+from dsync.coordinator.retries import Retries
+from dsync.coordinator.stream.applier import Applier
+from dsync.coordinator.stream.follower import Follower
+from dsync.coordinator.stream.intake import Intake, beside, order_of
+from dsync.coordinator.stream.lanes import kept_by_all, opened, unit_of, unit_refs
+from dsync.coordinator.stream.position import Position
+from dsync.coordinator.stream.rounds import Rounds
+from dsync.coordinator.stream.skips import Skips
+from dsync.coordinator.tasks import task_group
+from dsync.failpoints import failpoint
+from dsync.protocol import frames
+from dsync.protocol.errors import DsyncError, PluginBugError, RecordError
+from dsync.protocol.types import ChangeFrame, ChangeStatus, IncompleteChange, StreamChangesRequest
+from dsync.spool import Spool, remove_spool
+from dsync.state import CheckpointRow, NamespaceState
+
+FRAME_BYTES = 1024 * 1024
+ROUND_BYTES = 4 * 1024 * 1024
+"""What is applied in one go, about: at the sink each change is some objects while it is."""
+
+_FOR_EVER_S = 10 * 365 * 86400.0
+_TELL_EVERY_S = 1.0
+_ASK_SOURCE_EVERY_S = 10.0
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, kw_only=True)
+class Stream:
+    """What follows a source into a sink. Made by `streaming`."""
+
+    context: RunContext
+    following: Following
+    spool: Spool
+    intake: Intake
+    follower: Follower
+
+    _reread_position: int = field(default=0, init=False)
+    """The source's own, of the latest record that had to be read again."""
+    _status: ChangeStatus | None = field(default=None, init=False)
+
+    @property
+    def changes(self) -> int:
+        """How many were applied by this process."""
+        return self.follower.applier.changes
+
+    async def beside(self, work: Coroutine[object, object, T]) -> T:
+        """The result of some work, with changes being read into the spool meanwhile.
+
+        Raises:
+            DsyncError: the stream cannot be read any more, or what the work raises.
+        """
+        telling = asyncio.create_task(self._tell())
+        try:
+            return await beside(self.intake, work)
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+
+    async def reach_consistency(self, plan: CopyPlan) -> None:
+        """After the last page: apply changes until the sink equals the source. Repeatable."""
+        # What is planned may have come to overlap since the stream was opened.
+        assert plan.following is not None, "a stream has a plan that is followed"
+        self.following = plan.following
+        if not self.following.overlaps:
+            return
+        applier = self.follower.applier
+        applier.overlap = True
+        applier.skips = _skips(plan)
+        try:
+            position = await self.pass_mark()
+            while self._reread_position > position:
+                # A record that was read again is of a moment after the mark.
+                position = await self.pass_mark()
+        finally:
+            applier.overlap = False
+        await self._has_reached(position)
+
+    async def has_copied_exactly(self) -> None:
+        """The sink has all that the snapshot had, and nothing else: it equals the source as of where changes begin."""
+        if self.following.consistent_at is None:
+            await self._has_reached(self.following.position)
+
+    async def _has_reached(self, position: int) -> None:
+        failpoint("coordinator.before_consistent")
+        self.following = replace(self.following, overlaps=False, consistent_at=position)
+        await self.context.journal.set_following(self.following)
+        failpoint("coordinator.after_consistent")
+        self.context.emit(ConsistencyReached(position=position))
+
+    async def pass_mark(self) -> int:
+        """Apply all that is committed at the source by now; returns the position that this is."""
+        content = f"{self.context.journal.flow}:{self.context.journal.run}:{secrets.token_hex(8)}".encode()
+        position = await self.context.retries.call(
+            "mark the source's history",
+            lambda: self.context.source.connector.mark(self.following.partition.namespaces, content),
+            before_repeat=self.context.source.reopen_session,
+        )
+        await self.follower.run(until=lambda: content in self.follower.marks)
+        self.follower.marks.clear()
+        return position
+
+    async def follow(self, *, beside: Callable[[], Awaitable[None]]) -> None:
+        """Apply changes for ever, and do something else meanwhile, once."""
+        async with task_group() as tasks:
+            tasks.create_task(self._once(beside))
+            await self.follower.run()
+
+    async def follow_while(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Apply changes for as long as something else takes."""
+        async with task_group() as tasks:
+            working = tasks.create_task(self._once(work))
+            await self.follower.run(until=working.done)
+
+    async def _once(self, work: Callable[[], Awaitable[None]]) -> None:
+        await work()
+        # The follower waits for news: this is some.
+        self.intake.heard.set()
+
+    @property
+    def kept_at_source(self) -> str:
+        """What the source keeps for the flow, in words."""
+        return self._status.name if self._status is not None else ""
+
+    # -------------------------------------------------------------------- figures
+
+    async def _tell(self) -> None:
+        """Say every second where the stream stands; what cannot be asked for is told as it was last."""
+        asked_s = -_ASK_SOURCE_EVERY_S
+        loop = asyncio.get_running_loop()
+        while True:
+            if loop.time() - asked_s >= _ASK_SOURCE_EVERY_S:
+                asked_s = loop.time()
+                # The stream itself says what is wrong with its source.
+                with contextlib.suppress(DsyncError):
+                    namespaces = self.following.partition.namespaces
+                    self._status = await self.context.source.connector.change_status(namespaces)
+            self.context.emit(self._moved())
+            await asyncio.sleep(_TELL_EVERY_S)
+
+    def _moved(self) -> StreamMoved:
+        follower, intake, status = self.follower, self.intake, self._status
+        place = follower.applier.position.place
+        applied = place[0] if place != frames.START else self.following.position
+        lag_s = 0.0
+        if not follower.has_all and intake.time is not None and follower.applied_time is not None:
+            lag_s = max(0.0, (intake.time - follower.applied_time).total_seconds())
+        return StreamMoved(
+            changes=self.changes,
+            lag_s=lag_s,
+            lag_bytes=0 if follower.has_all else max(0, intake.position - applied),
+            spool_bytes=self.spool.size_bytes,
+            retained_bytes=status.retained_bytes if status is not None else 0,
+            safe_bytes=status.safe_bytes if status is not None else None,
+        )
+
+    # ------------------------------------------------------- what the parts ask for
+
+    async def complete(self, changes: ChangeFrame, incomplete: tuple[IncompleteChange, ...]) -> ChangeFrame:
+        """Changes with those in the place of some that their records have become since."""
+        indexes = [item.index for item in incomplete]
+        wanted = frames.pick(changes, indexes)
+        answer = await self.context.retries.call(
+            "read changed records again",
+            lambda: self.context.source.connector.complete_changes(wanted),
+            before_repeat=self.context.source.reopen_session,
+        )
+        if len(answer) != len(wanted):
+            raise PluginBugError(
+                f"the source was asked for {len(wanted)} changed records and gave {len(answer)}; a fault of its "
+                "connector"
+            )
+        self._reread_position = max(self._reread_position, answer.position)
+        return frames.replaced(
+            changes, {index: frames.cut(answer, number, number + 1) for number, index in enumerate(indexes)}
+        )
+
+    async def checkpoint(self, position: Position) -> None:
+        """Record how far the lanes have come, for whoever has the store alone."""
+        rows = [
+            CheckpointRow(unit=lane.unit, cursor=lane.kept.encode(), seq=lane.seq)
+            for lane in self.follower.applier.lanes
+        ]
+        failpoint("coordinator.before_stream_checkpoint")
+        await self.context.journal.stream_checkpoint(rows)
+        failpoint("coordinator.after_stream_checkpoint")
+
+    async def acknowledge(self, cursor: bytes) -> None:
+        """Tell the source what is durable. Only garbage collection: what cannot be told now is told later."""
+        failpoint("coordinator.before_acknowledge")
+        with contextlib.suppress(DsyncError):
+            await self.context.source.connector.acknowledge(self.following.partition.namespaces, cursor)
+        failpoint("coordinator.after_acknowledge")
+
+    async def stop_namespace(self, namespace: str, reason: str) -> None:
+        """Record that a namespace is not followed any more."""
+        await self.context.journal.set_namespace_state(namespace, NamespaceState.STOPPED, reason)
+        self.context.emit(NamespaceStopped(namespace=namespace, reason=reason))
+
+
+async def _refuse(changes: ChangeFrame, error: RecordError) -> None:
+    """A change that a sink takes in no order would be missing from then on: the flow stops."""
+    names = ", ".join(dict.fromkeys(relation.namespace for relation in changes.relations)) or "a namespace"
+    raise RecordError(
+        f"applying a change of {names}: the sink refuses it ({error}); mend the cause at the sink and run the same "
+        "command again: it goes on with this change"
+    ) from error
+
+
+@asynccontextmanager
+async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream]:
+    """The stream of a plan, as far as the sink's ledger and the spool say that it has come; nothing is read yet.
+
+    Raises:
+        SpoolHeldError, SpoolUnavailableError, …: the spool cannot be used.
+        FencedError: another coordinator has the flow.
+    """
+    following = plan.following
+    assert following is not None, "only what is followed has a stream"
+    assert context.spools is not None, "whoever follows says where changes wait"
+    flow, run = context.journal.flow, context.journal.run
+    failpoint("coordinator.before_lanes")
+    states = await context.retries.call(
+        "open the lanes at the sink",
+        lambda: context.sink.connector.open_units(flow, run, unit_refs(following.lanes)),
+        before_repeat=context.sink.reopen_session,
+    )
+    failpoint("coordinator.after_lanes")
+    lanes = opened(states)
+    kept = kept_by_all(lanes)
+    async with await _open_spool(context, kept) as spool:
+        endless = Retries(retry_for_s=_FOR_EVER_S, emit=context.emit, is_stopping=context.stopping.is_set)
+        intake = Intake(
+            source=context.source.connector,
+            spool=spool,
+            request=StreamChangesRequest(
+                namespaces=following.partition.namespaces,
+                type=following.type,
+                cursor=kept.cursor or following.partition.cursor,
+                frame_bytes=FRAME_BYTES,
+                header=following.partition.header,
+                value=following.partition.value,
+            ),
+            emit=context.emit,
+            reopen=context.source.reopen_session,
+        )
+        targets: Mapping[str, str] = {row.namespace: row.target for row in plan.namespaces}
+        # The parts ask the stream, which is made of them.
+        made: list[Stream] = []
+        applier = Applier(
+            flow=flow,
+            run=run,
+            sink=context.sink.connector,
+            lanes=lanes,
+            type=following.type,
+            target_of=lambda namespace: targets.get(namespace, namespace),
+            retries=endless,
+            reopen=context.sink.reopen_session,
+            bury=_refuse,
+            complete=lambda changes, incomplete: made[0].complete(changes, incomplete),
+            stop_namespace=lambda namespace, reason: made[0].stop_namespace(namespace, reason),
+            skips=_skips(plan),
+        )
+        follower = Follower(
+            spool=spool,
+            intake=intake,
+            applier=applier,
+            rounds=Rounds(limit_bytes=ROUND_BYTES),
+            checkpoint=lambda position: made[0].checkpoint(position),
+            acknowledge=lambda cursor: made[0].acknowledge(cursor),
+            stopping=context.stopping,
+            control=context.control,
+        )
+        made.append(Stream(context=context, following=following, spool=spool, intake=intake, follower=follower))
+        yield made[0]
+
+
+def _skips(plan: CopyPlan) -> Skips:
+    assert plan.following is not None, "only what is followed has changes"
+    skips = Skips(plan.following.seen_through)
+    for row in plan.namespaces:
+        if row.state is NamespaceState.STOPPED:
+            skips.stop(row.namespace)
+    return skips
+
+
+async def _open_spool(context: RunContext, kept: Position) -> Spool:
+    """The run's spool; one that ends before what the sink has is of no use, and those of earlier runs even less."""
+    assert context.spools is not None, "whoever follows says where changes wait"
+    own = context.spools / context.journal.run
+    for other in await asyncio.to_thread(_others, context.spools, own):
+        await remove_spool(other)
+    spool = await _open(context, own)
+    if spool.last_order >= order_of(kept.place) or kept.place == frames.START:
+        return spool
+    await spool.close()
+    await remove_spool(own)
+    return await _open(context, own)
+
+
+async def _open(context: RunContext, directory: Path) -> Spool:
+    await asyncio.to_thread(directory.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
+    return await Spool.open(directory, flow=context.journal.flow, limit_bytes=context.spec.spool_limit)
+
+
+def _others(folder: Path, own: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path != own] if folder.is_dir() else []
+
+
+def lane_units(following: Following) -> list[str]:
+    """What the ledger and the checkpoints call the stream's lanes."""
+    return [unit_of(number) for number in range(following.lanes)]
