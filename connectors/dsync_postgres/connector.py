@@ -145,6 +145,9 @@ class PostgresConnector(Connector):
     ) -> types.ResumedPlan:
         return await self._source.resume_plan(snapshot, partitions, updates_partitions)
 
+    async def close_plan(self, flow: str) -> None:
+        await self._source.close_plan(flow)
+
     def stream_changes(self, request: types.StreamChangesRequest) -> AsyncIterator[types.ChangeFrame]:
         return self._streams.stream(request)
 

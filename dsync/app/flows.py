@@ -108,13 +108,14 @@ def _learn_run(store: Store, flow: str, record: SinkRecord) -> None:
         return
     units = {row.unit for row in kept.carried}
     carried = sorted({unit.namespace for unit in kept.plan.partitions if unit.unit in units})
+    following = {"following": kept.plan.following.as_json()} if kept.plan.following is not None else {}
     store.save_plan(
         flow,
         record.run,
         kept.plan.namespaces,
-        kept.plan.units,
+        kept.plan.recorded_units,
         snapshot=kept.plan.snapshot,
-        extra={"planned": True, "rebuilt": True, "carried": carried},
+        extra={"planned": True, "rebuilt": True, "carried": carried} | following,
         phase=Phase.COPYING,
         checkpoints=kept.carried,
     )

@@ -1,4 +1,4 @@
-"""`dsync reset`: forget a flow, here and at its sink. The rows it has copied stay."""
+"""`dsync reset`: forget a flow, here, at its sink and at the source that it follows. The rows it has copied stay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from dsync.app.one_end import meet_one
 from dsync.coordinator.ends import End
 from dsync.protocol.errors import OtherEndpointError, RequestError
 from dsync.protocol.types import FlowManifest, Role
+from dsync.spool import remove_spools
 from dsync.state import DEFAULT_SINK, FlowNotFoundError, Store
+from dsync.state.location import spool_directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,8 @@ class ResetRequest:
     """Name, id or beginning of an id; may be left out where the sink is given and remembers one flow only."""
     sink: str = ""
     """What reaches the sink; empty: the stored reference."""
+    source: str = ""
+    """What reaches the source, which keeps something for a flow that follows it; empty: the stored reference."""
     state_only: bool = False
     """Contact no sink: it is gone, or another server has taken its name."""
     state: str = ""
@@ -36,6 +40,8 @@ class ResetReport:
     flow_name: str
     at_sink: tuple[str, ...]
     """What the sink has removed, in its own words."""
+    at_source: tuple[str, ...] = ()
+    """What the source has removed."""
     from_state: Mapping[str, int]
     """Rows of the state by table; empty where the state did not know the flow."""
     left_behind: tuple[str, ...] = ()
@@ -54,12 +60,16 @@ def describe_reset(request: ResetRequest) -> str:
             # Nobody is asked about what could not be done anyway.
             if not request.state_only:
                 known.sink(request.sink)
+                if _follows(store, known):
+                    known.source(request.source)
             return f"flow {known.title} ({known.spec.source.reference} → {known.spec.sink.reference})"
     return f"flow {request.flow}, which only the sink remembers" if request.flow else "what the sink remembers"
 
 
 async def reset(request: ResetRequest, on_wait: OnWait = lambda _: None) -> ResetReport:
-    """Remove the flow's ledger and manifest at the sink, then its state. Repeatable after a failure in between.
+    """Remove what the source keeps for the flow, its ledger and manifest at the sink, then its state.
+
+    Repeatable after a failure in between.
 
     Raises:
         LeaseHeldError: it is running.
@@ -72,7 +82,7 @@ async def reset(request: ResetRequest, on_wait: OnWait = lambda _: None) -> Rese
             return await _reset_at_sink_only(request)
         assert store is not None, "what is known stands in a state"
         if request.state_only:
-            return await _reset_state_only(store, known, on_wait)
+            return await _reset_state_only(store, known, request, on_wait)
         return await _reset_known(store, known, request, on_wait)
 
 
@@ -100,16 +110,39 @@ def _find(store: Store | None, request: ResetRequest) -> KnownFlow | None:
 async def _reset_known(store: Store, known: KnownFlow, request: ResetRequest, on_wait: OnWait) -> ResetReport:
     flow = known.flow.flow
     reference = known.sink(request.sink)
+    follows = _follows(store, known)
+    source_reference = known.source(request.source) if follows else ""
     async with holding(store, flow, on_wait), _sink(request, reference) as end:
         _refuse_other_sink(end, known)
+        # First what fills a server's disk as long as it is there.
+        at_source = await _release(request, known, source_reference) if follows else []
         at_sink = await end.connector.forget_flow(flow) if end.serves("LedgerService") else []
+        await remove_spools(spool_directory(request.state, flow))
         removed = await asyncio.to_thread(store.delete_flow, flow)
     return ResetReport(
         flow=flow,
         flow_name=known.flow.name or "",
         at_sink=tuple(at_sink),
+        at_source=tuple(at_source),
         from_state={table: count for table, count in removed.items() if count},
     )
+
+
+def _follows(store: Store | None, known: KnownFlow) -> bool:
+    """A run of it may have left something at its source."""
+    return store is not None and any(run.mode != "copy" for run in store.list_runs(known.flow.flow))
+
+
+async def _release(request: ResetRequest, known: KnownFlow, reference: str) -> list[str]:
+    async with meet_one(reference, Role.SOURCE, attach=request.attach, allow_plaintext=request.allow_plaintext) as one:
+        try:
+            one.end.check_same(known.run.source_id if known.run is not None else "")
+        except OtherEndpointError as error:
+            raise OtherEndpointError(
+                f"{error}; where that source is gone for good, `dsync reset {known.title} --state-only` forgets the "
+                "flow here"
+            ) from error
+        return await one.end.connector.release_changes(known.flow.flow) if one.end.serves("ChangeService") else []
 
 
 def _refuse_other_sink(end: End, known: KnownFlow) -> None:
@@ -122,10 +155,11 @@ def _refuse_other_sink(end: End, known: KnownFlow) -> None:
         ) from error
 
 
-async def _reset_state_only(store: Store, known: KnownFlow, on_wait: OnWait) -> ResetReport:
+async def _reset_state_only(store: Store, known: KnownFlow, request: ResetRequest, on_wait: OnWait) -> ResetReport:
     flow = known.flow.flow
     async with holding(store, flow, on_wait):
         left = await asyncio.to_thread(_left_behind, store, known)
+        await remove_spools(spool_directory(request.state, flow))
         removed = await asyncio.to_thread(store.delete_flow, flow)
     return ResetReport(
         flow=flow,
@@ -141,11 +175,13 @@ def _left_behind(store: Store, known: KnownFlow) -> tuple[str, ...]:
     runs = [run for run in store.list_runs(known.flow.flow) if run.sink_ids.get(DEFAULT_SINK)]
     if not runs:
         return ()
-    flow, sink = known.flow.flow, known.spec.sink.reference
+    flow, sink, source = known.flow.flow, known.spec.sink.reference, known.spec.source.reference
     ids = dict.fromkeys(run.sink_ids[DEFAULT_SINK] for run in runs)
     targets = dict.fromkeys(row.target for run in runs for row in store.load_namespaces(flow, run.run))
     lines = [f"{sink}, as it was then ({', '.join(ids)}): what it remembers of flow {flow} (ledger, manifest)"]
     lines += [f"{sink}: {target}, with the rows that were copied" for target in targets]
+    if _follows(store, known):
+        lines.append(f"{source}: what it keeps for flow {flow} (a slot fills its disk: `dsync doctor` lists them)")
     return (*lines, f"should that sink come back, `dsync reset {flow} --sink URI` removes the first of these")
 
 

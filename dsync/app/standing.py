@@ -18,7 +18,7 @@ from dsync.coordinator.places import read_places
 from dsync.coordinator.plan import CopyPlan
 from dsync.protocol.errors import PermanentError, SinkNotEmptyError
 from dsync.protocol.types import FlowManifest
-from dsync.state import NamespaceState, RunRow
+from dsync.state import NamespaceState, RunRow, UnitKind
 
 if TYPE_CHECKING:
     from dsync.state import Store
@@ -160,7 +160,7 @@ def is_planned(run: RunRow) -> bool:
 def stored_plan(store: Store, run: RunRow) -> CopyPlan:
     return CopyPlan(
         namespaces=store.load_namespaces(run.flow, run.run),
-        units=store.load_units(run.flow, run.run),
+        units=tuple(unit for unit in store.load_units(run.flow, run.run) if unit.kind is not UnitKind.LANE),
         snapshot=run.snapshot,
     )
 

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 COMMANDS = {
-    "sync": ("sync", "Copy SOURCE to SINK, going on where an earlier run was cut off."),
+    "sync": ("sync", "Copy SOURCE to SINK and follow its changes."),
     "plan": ("plan", "Show what a sync would do, and change nothing."),
     "doctor": ("doctor", "Find what would stop a sync or lose data, and say what to do."),
     "verify": ("verify", "Compare two databases, or both ends of a flow, row by row."),
     "flows": ("flows", "List the flows that have been run."),
     "status": ("status", "Show how far a flow has come, and how it goes on."),
     "dead-letters": ("dead_letters", "Records that the sink has refused: list, show, retry, drop."),
-    "reset": ("reset", "Forget a flow: its state here and its ledger at the sink."),
+    "reset": ("reset", "Forget a flow: its state here, and what both ends keep for it."),
     "serve": ("serve", "Run a connector for coordinators on other machines."),
     "connectors": ("connectors", "List the connectors and their options."),
     "quickstart": ("quickstart", "Try it: two PostgreSQL servers, a shop copied and verified."),

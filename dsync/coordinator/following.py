@@ -9,6 +9,7 @@ from typing import Any
 
 from dsync.coordinator.ends import End
 from dsync.coordinator.spec import FlowSpec
+from dsync.coordinator.stream.lanes import unit_of
 from dsync.protocol.errors import PluginBugError, UnsupportedError
 from dsync.protocol.types import ChangeType, Plan, UpdatesPartition
 
@@ -32,6 +33,11 @@ class Following:
     """Of namespaces that were read under a later snapshot: their changes up to that transaction are left out."""
     consistent_at: int | None = None
     """The source's position that the sink first equalled; None: it has not yet."""
+
+    @property
+    def lane_ids(self) -> tuple[str, ...]:
+        """What the ledger and the checkpoints call the lanes."""
+        return tuple(unit_of(number) for number in range(self.lanes))
 
     def is_written_by_key(self, namespace: str) -> bool:
         """Its pages meet rows that are there."""

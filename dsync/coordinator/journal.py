@@ -32,6 +32,7 @@ from dsync.state import (
     RunRow,
     StateBusyError,
     StateUnreachableError,
+    UnitKind,
     finish_units,
 )
 
@@ -118,7 +119,9 @@ class Journal:
         if row is None or not row.extra.get("planned"):
             return None
         namespaces = await self._call(lambda: self._store.load_namespaces(self.flow, run))
-        units = await self._call(lambda: self._store.load_units(self.flow, run))
+        found = await self._call(lambda: self._store.load_units(self.flow, run))
+        # The lanes are not copied: they are opened by whoever streams.
+        units = tuple(unit for unit in found if unit.kind is not UnitKind.LANE)
         kept = row.extra.get("following")
         following = Following.of_json(kept) if kept else None
         return CopyPlan(namespaces=namespaces, units=units, snapshot=row.snapshot, following=following)
@@ -160,7 +163,7 @@ class Journal:
                 self.flow,
                 self.run,
                 plan.namespaces,
-                plan.units,
+                plan.recorded_units,
                 snapshot=plan.snapshot,
                 extra=extra,
                 phase=Phase.COPYING,

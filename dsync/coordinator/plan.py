@@ -28,7 +28,7 @@ from dsync.protocol.types import (
     SchemaDescription,
     Severity,
 )
-from dsync.state import NamespaceRow, UnitKind, UnitRow, finish_units, partition_units
+from dsync.state import NamespaceRow, UnitKind, UnitRow, finish_units, lane_units, partition_units
 
 
 class CheckFailedError(PermanentError):
@@ -50,6 +50,11 @@ class CopyPlan:
     """Namespaces of whose earlier runs nothing is left at the sink; known while the plan is made."""
     following: Following | None = None
     """None: it is copied only."""
+
+    @property
+    def recorded_units(self) -> tuple[UnitRow, ...]:
+        """With the lanes, which are no part of the copy."""
+        return (*self.units, *lane_units(self.following.lane_ids)) if self.following is not None else self.units
 
     @property
     def partitions(self) -> tuple[UnitRow, ...]:

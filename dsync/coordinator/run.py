@@ -61,6 +61,7 @@ class Run:
 
             async def work() -> RunResult:
                 arrived, failures = await self._arrive(copying, plan, stream)
+                await self._let_go_of_snapshot()
                 await stream.has_copied_exactly()
                 await self.context.enter(Phase.STREAMING)
                 await self._follow(stream, until_caught_up=until_caught_up, when_consistent=when_consistent)
@@ -77,6 +78,15 @@ class Run:
             return
         await stream.pass_mark()
         await stream.follow_while(when_consistent)
+
+    async def _let_go_of_snapshot(self) -> None:
+        """Held on, it would keep the source from removing what was deleted since."""
+        source = self.context.source
+        await self.context.retries.call(
+            "let go of the snapshot",
+            lambda: source.connector.close_plan(self.context.journal.flow),
+            before_repeat=source.reopen_session,
+        )
 
     @property
     def _planning(self) -> Planning:

@@ -42,6 +42,7 @@ _DATA = (
     "complete_changes",
     "mark",
     "change_status",
+    "close_plan",
     "write_changes",
     "get_by_ids",
     "open_units",

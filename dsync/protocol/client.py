@@ -389,6 +389,14 @@ class RemoteConnector(Connector):
         )
         return flows.resumed_plan_from_pb(answer)
 
+    async def close_plan(self, flow: str) -> None:
+        await self._link.call(
+            lambda s: s.plan.ClosePlan,
+            dsync.ClosePlanRequest(flow=flow),
+            method="ClosePlan",
+            timeout_s=self._deadlines.data_s,
+        )
+
     # ---------------------------------------------------- dsync.v1 SchemaService
 
     async def describe(self, request: DescribeRequest) -> SchemaDescription:

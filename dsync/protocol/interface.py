@@ -182,6 +182,10 @@ class Connector:
         """
         raise _unsupported(self, "ResumePlan")
 
+    async def close_plan(self, flow: str) -> None:
+        """Every page was read: let go of the flow's snapshot; checksums and counts see the present. Repeatable."""
+        raise _unsupported(self, "ClosePlan")
+
     # ---------------------------------------------------- dsync.v1 SchemaService
 
     async def describe(self, request: DescribeRequest) -> SchemaDescription:
@@ -279,7 +283,7 @@ class Transform:
 SERVICE_METHODS = {
     "PageService": ("read_page", "write_page"),
     "LedgerService": ("open_units", "read_units", "save_manifest", "find_manifests", "clear_namespace", "forget_flow"),
-    "PlanService": ("open_plan", "resume_plan"),
+    "PlanService": ("open_plan", "resume_plan", "close_plan"),
     "SchemaService": ("describe", "get_finish_data", "prepare", "finish"),
     "ChangeService": (
         "stream_changes",

@@ -298,6 +298,10 @@ class _PlanServicer(dsync_grpc.PlanServiceServicer):
     async def ResumePlan(self, request: dsync.ResumePlanRequest, context: object) -> dsync.ResumePlanResponse:
         return flows.resumed_plan_to_pb(await self._connector.resume_plan(*flows.resume_plan_from_pb(request)))
 
+    async def ClosePlan(self, request: dsync.ClosePlanRequest, context: object) -> dsync.ClosePlanResponse:
+        await self._connector.close_plan(request.flow)
+        return dsync.ClosePlanResponse()
+
 
 class _SchemaServicer(dsync_grpc.SchemaServiceServicer):
     def __init__(self, connector: Connector) -> None:

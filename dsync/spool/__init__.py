@@ -20,7 +20,7 @@ from dsync.spool.errors import (
 from dsync.spool.layout import MAX_ORDER_BYTES, MAX_PAYLOAD_BYTES
 from dsync.spool.records import Frame
 from dsync.spool.recovery import Cut
-from dsync.spool.spool import Spool, remove_spool
+from dsync.spool.spool import Spool, remove_spool, remove_spools
 
 __all__ = [
     "MAX_ORDER_BYTES",
@@ -44,4 +44,5 @@ __all__ = [
     "SpoolTrimmedError",
     "SpoolUnavailableError",
     "remove_spool",
+    "remove_spools",
 ]

@@ -7,6 +7,7 @@ threads of the spool's own: while an fsync runs, what arrives is collected for t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -313,6 +314,23 @@ class Spool:
                 f"appending to the spool {self.directory}: order {order.hex()} does not come after "
                 f"{self.last_order.hex()}; a bug of the source, or of what makes orders of its positions"
             )
+
+
+async def remove_spools(directory: Path, *, but: str = "") -> None:
+    """Remove all spools in a directory, but for the one of this name, and the directory where it is empty then.
+
+    Raises:
+        SpoolHeldError, NotASpoolError: as `remove_spool`.
+    """
+
+    def found() -> list[Path]:
+        return [path for path in directory.iterdir() if path.name != but] if directory.is_dir() else []
+
+    for spool in await asyncio.to_thread(found):
+        await remove_spool(spool)
+    if not but:
+        with contextlib.suppress(FileNotFoundError):
+            await asyncio.to_thread(directory.rmdir)
 
 
 async def remove_spool(directory: Path) -> None:

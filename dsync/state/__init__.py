@@ -49,6 +49,7 @@ from dsync.state.rows import (
     UnitRow,
     VerifyRow,
     finish_units,
+    lane_units,
     partition_units,
 )
 
@@ -95,6 +96,7 @@ __all__ = [
     "UnitRow",
     "VerifyRow",
     "finish_units",
+    "lane_units",
     "partition_units",
     "this_process",
 ]

@@ -76,7 +76,7 @@ class Plans(Checkpoints):
     def load_units(
         self, flow: str, run: str, *, namespace: str | None = None, kind: UnitKind | None = None
     ) -> tuple[UnitRow, ...]:
-        """In the order of the plan: partitions by namespace and place, then finish steps by place."""
+        """In the order of the plan: partitions by namespace and place, then finish steps and lanes by place."""
         query = select(units).where(self._at(units, flow=flow, run=run))
         if namespace is not None:
             query = query.where(units.c.namespace == namespace)
@@ -92,7 +92,7 @@ class Plans(Checkpoints):
         def place(unit: UnitRow) -> tuple[int, int, int, str]:
             if unit.kind is UnitKind.PARTITION:
                 return 0, positions.get(unit.namespace, 0), unit.ordinal, unit.unit
-            return 1, unit.ordinal, 0, unit.unit
+            return 1 if unit.kind is UnitKind.FINISH else 2, unit.ordinal, 0, unit.unit
 
         return tuple(sorted(found, key=place))
 
@@ -271,7 +271,7 @@ def _unit_of(row: Row[Any]) -> UnitRow:
             cursor=row.cursor,
             estimated_count=row.estimated_count,
         )
-    else:
+    elif row.kind is UnitKind.FINISH:
         step = FinishStep(
             id=row.step["id"],
             kind=row.step["kind"],

@@ -64,6 +64,8 @@ class NamespaceState(enum.StrEnum):
 class UnitKind(enum.StrEnum):
     PARTITION = "partition"
     FINISH = "finish"
+    LANE = "lane"
+    """One of those that write the changes of a stream, side by side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,7 @@ class NamespaceRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitRow:
-    """What one holder does from a cursor on: a partition for every sink, or a finish step for one."""
+    """What one holder does from a cursor on: a partition for every sink, a finish step or a lane for one."""
 
     unit: str
     kind: UnitKind
@@ -328,4 +330,12 @@ def finish_units(steps: Iterable[FinishStep], *, sink: str = DEFAULT_SINK) -> tu
             sink=sink,
         )
         for ordinal, step in enumerate(steps)
+    )
+
+
+def lane_units(units: Iterable[str], *, sink: str = DEFAULT_SINK) -> tuple[UnitRow, ...]:
+    """The units of one sink's lanes, which bear these ids; they belong to no namespace."""
+    return tuple(
+        UnitRow(unit=unit, kind=UnitKind.LANE, namespace="", ordinal=ordinal, sink=sink)
+        for ordinal, unit in enumerate(units)
     )

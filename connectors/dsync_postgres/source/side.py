@@ -166,6 +166,15 @@ class SourceSide:
         plan.lineages.add(old.lineage)
         return types.ResumedPlan(snapshot=plan.snapshot.encode(), verdicts=await overlap.judge(plan))
 
+    async def close_plan(self, flow: str) -> None:
+        """Let go of the flow's snapshot: what is asked for from now on is of the present. Repeatable."""
+        async with self._planning:
+            for held in (self._plans.pop(flow, None), self._described.pop(flow, None)):
+                holder = held.holder if isinstance(held, OpenPlan) else held
+                if holder is not None:
+                    await holder.close()
+            self._sessions.snapshot_name = ""
+
     async def _begin_again(self, old: Snapshot, names: list[TableName]) -> OpenPlan:
         identity = await self._sessions.run("asking the server who it is", read_identity)
         holder = await Holder.open(self._sessions, identity, old.lineage)

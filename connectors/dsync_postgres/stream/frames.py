@@ -148,7 +148,7 @@ class FrameBuilder:
             self._add_truncate(event)
         elif isinstance(event, LogicalMessage):
             if event.prefix == MARK_PREFIX and not self._is_old and not self._skip:
-                self._append(Operation.MARK, 0, 0, event.content)
+                self._add_mark(event)
         elif isinstance(event, Watermark):
             self._move_to(event.lsn)
 
@@ -201,6 +201,15 @@ class FrameBuilder:
                 assert old is not None, "so says is_moved"
                 self._count(Operation.DELETE, shape, shape.hash(old.key), record[: old.end])
                 self._count(Operation.INSERT, shape, shape.hash(new.key), record[old.end :])
+
+    def _add_mark(self, mark: LogicalMessage) -> None:
+        """It has no number of its own, but its transaction has a place: what ends with it ends after all before."""
+        assert self._begun is not None, "marks are written in transactions"
+        if self._begun.commit_lsn != self._transaction:
+            self._transaction, self._index = self._begun.commit_lsn, 0
+        if self._first_index < 0:
+            self._first_index = self._index
+        self._append(Operation.MARK, 0, 0, mark.content)
 
     def _add_truncate(self, truncate: Truncate) -> None:
         """One for each table, directly after each other: foreign keys among them forbid to empty one alone."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dsync.state import LeaseHeldError
 
 
-@click.command("reset", cls=DsyncCommand, short_help="Forget a flow: its state here and its ledger at the sink.")
+@click.command("reset", cls=DsyncCommand, short_help="Forget a flow: its state here, and what both ends keep for it.")
 @click.argument("flow", required=False, metavar="[FLOW]", shell_complete=complete_flows)
 @click.option(
     "--sink",
@@ -28,15 +28,24 @@ if TYPE_CHECKING:
     help="How the sink is reached, where the state keeps no password; also asks a sink whose state was lost.",
 )
 @click.option(
+    "--source",
+    metavar="URI",
+    shell_complete=complete_endpoints,
+    help="How the source of a flow that follows it is reached, where the state keeps no password.",
+)
+@click.option(
     "--state-only",
     is_flag=True,
-    help="Ask no sink, where it is gone or another server has its name: forget FLOW here, and list what it left there.",
+    help="Ask no server, where one is gone or another has its name: forget FLOW here, and list what it left there.",
 )
 @state_option()
 @attach_options()
 @click.pass_context
-def reset(ctx: click.Context, /, flow: str | None, sink: str | None, state_only: bool, **options: Any) -> Answer:
-    """Forget FLOW (a name, an id or its beginning): its ledger at the sink, then its state here.
+def reset(
+    ctx: click.Context, /, flow: str | None, sink: str | None, source: str | None, state_only: bool, **options: Any
+) -> Answer:
+    """Forget FLOW (a name, an id or its beginning): what a source that it follows keeps for it, its ledger at the
+    sink, then its state here.
 
     The rows that it has copied stay. What was removed is printed. Asks first, unless --yes is given.
     """
@@ -48,12 +57,13 @@ def reset(ctx: click.Context, /, flow: str | None, sink: str | None, state_only:
     request = ResetRequest(
         flow=flow or "",
         sink=sink or "",
+        source=source or "",
         state_only=state_only,
         state=options["state"],
         attach=options["attach"],
         allow_plaintext=options["allow_plaintext"],
     )
-    here = "in the state alone" if state_only else "and what the sink keeps for it; its rows stay"
+    here = "in the state alone" if state_only else "and what both ends keep for it; its rows stay"
     confirm(settings, ctx, f"This forgets {describe_reset(request)}, {here}.")
 
     def say_waiting(held: LeaseHeldError) -> None:
@@ -65,7 +75,8 @@ def reset(ctx: click.Context, /, flow: str | None, sink: str | None, state_only:
         afterwards="part of it may be removed already; the same command removes the rest",
     )
     title = f"flow {report.flow}" + (f" ({report.flow_name})" if report.flow_name else "")
-    removed = [f"at the sink: {text}" for text in report.at_sink]
+    removed = [f"at the source: {text}" for text in report.at_source]
+    removed += [f"at the sink: {text}" for text in report.at_sink]
     if not removed and not state_only:
         removed = ["at the sink: nothing was kept"]
     removed += [f"in the state: {counted(count, 'row')} of {table}" for table, count in report.from_state.items()]
@@ -75,6 +86,7 @@ def reset(ctx: click.Context, /, flow: str | None, sink: str | None, state_only:
         result={
             "flow": report.flow,
             "name": report.flow_name or None,
+            "removed_at_source": list(report.at_source),
             "removed_at_sink": list(report.at_sink),
             "removed_from_state": dict(report.from_state),
             "left_behind": list(report.left_behind),

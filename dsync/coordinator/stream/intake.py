@@ -17,7 +17,7 @@ from dsync.protocol.errors import PluginBugError, RetryableError
 from dsync.protocol.frames import Place
 from dsync.protocol.interface import Connector
 from dsync.protocol.page_codec import decode_frame, frame_pieces
-from dsync.protocol.types import ChangeFrame, StreamChangesRequest
+from dsync.protocol.types import ChangeFrame, Operation, StreamChangesRequest
 from dsync.spool import Spool, SpoolFullError
 
 _WAIT_INITIAL_S = 0.1
@@ -129,7 +129,7 @@ class Intake:
     async def _take(self, frame: ChangeFrame) -> None:
         if frame.place > self.quiet.place:
             await self._keep(frame)
-        elif len(frame):
+        elif frame.operations.strip(bytes([Operation.MARK])):
             raise PluginBugError(
                 f"the source sent changes up to {frame.place} after those up to {self.quiet.place}: it went back, "
                 "which is a fault of its connector"

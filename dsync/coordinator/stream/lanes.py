@@ -11,8 +11,6 @@ from dsync.coordinator.stream.skips import Skips
 from dsync.protocol import frames
 from dsync.protocol.types import ChangeFrame, Operation, UnitRef, UnitState, WriteContext
 
-UNIT = "stream"
-
 
 @dataclass(slots=True, kw_only=True)
 class Lane:
@@ -54,7 +52,7 @@ class Lane:
 
 
 def unit_of(number: int) -> str:
-    return f"{UNIT}:{number}"
+    return f"stream:{number}"
 
 
 def unit_refs(lanes: int) -> list[UnitRef]:

@@ -19,7 +19,7 @@ from dsync.coordinator.retries import Retries
 from dsync.coordinator.stream.applier import Applier
 from dsync.coordinator.stream.follower import Follower
 from dsync.coordinator.stream.intake import Intake, beside, order_of
-from dsync.coordinator.stream.lanes import kept_by_all, opened, unit_of, unit_refs
+from dsync.coordinator.stream.lanes import kept_by_all, opened, unit_refs
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Rounds
 from dsync.coordinator.stream.skips import Skips
@@ -28,7 +28,7 @@ from dsync.failpoints import failpoint
 from dsync.protocol import frames
 from dsync.protocol.errors import DsyncError, PluginBugError, RecordError
 from dsync.protocol.types import ChangeFrame, ChangeStatus, IncompleteChange, StreamChangesRequest
-from dsync.spool import Spool, remove_spool
+from dsync.spool import Spool, remove_spool, remove_spools
 from dsync.state import CheckpointRow, NamespaceState
 
 FRAME_BYTES = 1024 * 1024
@@ -305,8 +305,7 @@ async def _open_spool(context: RunContext, kept: Position) -> Spool:
     """The run's spool; one that ends before what the sink has is of no use, and those of earlier runs even less."""
     assert context.spools is not None, "whoever follows says where changes wait"
     own = context.spools / context.journal.run
-    for other in await asyncio.to_thread(_others, context.spools, own):
-        await remove_spool(other)
+    await remove_spools(context.spools, but=own.name)
     spool = await _open(context, own)
     if spool.last_order >= order_of(kept.place) or kept.place == frames.START:
         return spool
@@ -318,12 +317,3 @@ async def _open_spool(context: RunContext, kept: Position) -> Spool:
 async def _open(context: RunContext, directory: Path) -> Spool:
     await asyncio.to_thread(directory.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
     return await Spool.open(directory, flow=context.journal.flow, limit_bytes=context.spec.spool_limit)
-
-
-def _others(folder: Path, own: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path != own] if folder.is_dir() else []
-
-
-def lane_units(following: Following) -> list[str]:
-    """What the ledger and the checkpoints call the stream's lanes."""
-    return [unit_of(number) for number in range(following.lanes)]

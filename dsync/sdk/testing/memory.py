@@ -327,6 +327,10 @@ class MemoryConnector(Connector):
         ]
         return ResumedPlan(snapshot=fresh.snapshot, verdicts=tuple(verdicts))
 
+    async def close_plan(self, flow: str) -> None:
+        await self.faults.reach("close_plan")
+        self._snapshots.clear()
+
     # ---------------------------------------------------- dsync.v1 SchemaService
 
     async def describe(self, request: DescribeRequest) -> SchemaDescription:

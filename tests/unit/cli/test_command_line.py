@@ -17,8 +17,6 @@ from tests.unit.cli.running import run_here
 LATER_FLAGS = (
     "--also=null://",
     "--transform=mapping:x",
-    "--until-caught-up",
-    "--slot-timeout=5",
     "--ack=applied",
     "--apply=lanes",
     "--metrics=:1",
@@ -90,35 +88,22 @@ def test_a_command_that_comes_later_is_unknown(capsys: pytest.CaptureFixture[str
     assert printed.stdout == ""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ((), "without --mode changes would be followed (full)"),
-        (("--mode", "full"), "--mode full follows changes"),
-        (("--mode", "stream"), "--mode stream follows changes"),
-    ],
-)
-def test_a_mode_that_follows_changes_is_refused(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
-) -> None:
-    """Before anything is contacted: these ends do not even exist."""
-    printed = run_here(capsys, "sync", "nosuch://a", "nosuch://b", *arguments)
-
-    assert printed.exit_code == 2
-    assert said in printed.stderr
-    assert "--mode copy must be given" in printed.stderr
-
-
-@pytest.mark.parametrize("command", ["plan", "doctor", "verify"])
-def test_asking_without_a_mode_means_copy_and_no_other_is_known(
-    capsys: pytest.CaptureFixture[str], command: str
-) -> None:
-    """`sync`'s command line can be used again with another verb; a mode that cannot be done is refused there too."""
-    assert "nosuch://" in run_here(capsys, command, "nosuch://a", "nosuch://b").stderr
-    refused = run_here(capsys, command, "nosuch://a", "nosuch://b", "--mode", "full")
+@pytest.mark.parametrize("command", ["sync", "plan", "doctor", "verify"])
+def test_a_mode_that_cannot_be_done_yet_is_refused(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """Before anything is contacted: these ends do not even exist. `sync`'s options fit the other verbs too."""
+    for mode in ((), ("--mode", "full"), ("--mode", "copy")):
+        assert "nosuch://" in run_here(capsys, command, "nosuch://a", "nosuch://b", *mode).stderr
+    refused = run_here(capsys, command, "nosuch://a", "nosuch://b", "--mode", "stream")
 
     assert refused.exit_code == 2
-    assert "--mode copy must be given" in refused.stderr
+    assert "--mode full copies first" in refused.stderr
+
+
+def test_a_copy_has_no_stream_to_catch_up_with(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = run_here(capsys, "sync", "nosuch://a", "nosuch://b", "--mode", "copy", "--until-caught-up")
+
+    assert printed.exit_code == 2
+    assert "leave one of them out" in printed.stderr
 
 
 @pytest.mark.parametrize(

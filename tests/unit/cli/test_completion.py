@@ -60,7 +60,7 @@ def test_commands_and_options_are_offered() -> None:
     assert _offered("dsync connectors ") == ["list", "show"]
     assert "--log-format" in _offered("dsync --l")
     assert _offered("dsync sync --memory") == ["--memory-limit"]
-    assert _offered("dsync sync a b --mode ") == ["copy", "full", "stream"]
+    assert _offered("dsync sync a b --mode ") == ["full", "copy", "stream"]
     assert _offered("dsync sync a b --mode=c") == ["copy"]
 
 

@@ -1204,6 +1204,40 @@ class ResumePlanResponse(_message.Message):
 Global___ResumePlanResponse: _TypeAlias = ResumePlanResponse  # noqa: Y015
 
 @_typing.final
+class ClosePlanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLOW_FIELD_NUMBER: _builtins.int
+    flow: _builtins.str
+    def __init__(
+        self,
+        *,
+        flow: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flow", b"flow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClosePlanRequest: _TypeAlias = ClosePlanRequest  # noqa: Y015
+
+@_typing.final
+class ClosePlanResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClosePlanResponse: _TypeAlias = ClosePlanResponse  # noqa: Y015
+
+@_typing.final
 class Column(_message.Message):
     """------------------------------------------------------------------- schema"""
 

@@ -667,6 +667,11 @@ class PlanServiceStub:
                 request_serializer=dsync_dot_v1_dot_dsync__pb2.ResumePlanRequest.SerializeToString,
                 response_deserializer=dsync_dot_v1_dot_dsync__pb2.ResumePlanResponse.FromString,
                 _registered_method=True)
+        self.ClosePlan = channel.unary_unary(
+                '/dsync.v1.PlanService/ClosePlan',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.ClosePlanRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.ClosePlanResponse.FromString,
+                _registered_method=True)
 
 
 class PlanServiceServicer:
@@ -685,6 +690,15 @@ class PlanServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClosePlan(self, request, context):
+        """Every page was read: lets go of the flow's snapshot, so that the source
+        need not keep what was deleted since; checksums and counts see the present
+        from now on. Repeatable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PlanServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -697,6 +711,11 @@ def add_PlanServiceServicer_to_server(servicer, server):
                     servicer.ResumePlan,
                     request_deserializer=dsync_dot_v1_dot_dsync__pb2.ResumePlanRequest.FromString,
                     response_serializer=dsync_dot_v1_dot_dsync__pb2.ResumePlanResponse.SerializeToString,
+            ),
+            'ClosePlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClosePlan,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.ClosePlanRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.ClosePlanResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -753,6 +772,33 @@ class PlanService:
             '/dsync.v1.PlanService/ResumePlan',
             dsync_dot_v1_dot_dsync__pb2.ResumePlanRequest.SerializeToString,
             dsync_dot_v1_dot_dsync__pb2.ResumePlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClosePlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.PlanService/ClosePlan',
+            dsync_dot_v1_dot_dsync__pb2.ClosePlanRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.ClosePlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -232,6 +232,11 @@ class PlanServiceStub:
     OpenPlan: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.OpenPlanRequest, _dsync_pb2.OpenPlanResponse]
     ResumePlan: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.ResumePlanRequest, _dsync_pb2.ResumePlanResponse]
     """After a snapshot was lost: opens a new one and says what may stay."""
+    ClosePlan: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.ClosePlanRequest, _dsync_pb2.ClosePlanResponse]
+    """Every page was read: lets go of the flow's snapshot, so that the source
+    need not keep what was deleted since; checksums and counts see the present
+    from now on. Repeatable.
+    """
 
 @_typing.type_check_only
 class PlanServiceAsyncStub(PlanServiceStub):
@@ -239,6 +244,11 @@ class PlanServiceAsyncStub(PlanServiceStub):
     OpenPlan: _aio.UnaryUnaryMultiCallable[_dsync_pb2.OpenPlanRequest, _dsync_pb2.OpenPlanResponse]  # type: ignore[assignment]
     ResumePlan: _aio.UnaryUnaryMultiCallable[_dsync_pb2.ResumePlanRequest, _dsync_pb2.ResumePlanResponse]  # type: ignore[assignment]
     """After a snapshot was lost: opens a new one and says what may stay."""
+    ClosePlan: _aio.UnaryUnaryMultiCallable[_dsync_pb2.ClosePlanRequest, _dsync_pb2.ClosePlanResponse]  # type: ignore[assignment]
+    """Every page was read: lets go of the flow's snapshot, so that the source
+    need not keep what was deleted since; checksums and counts see the present
+    from now on. Repeatable.
+    """
 
 class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -255,6 +265,17 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_dsync_pb2.ResumePlanResponse, _abc.Awaitable[_dsync_pb2.ResumePlanResponse]]:
         """After a snapshot was lost: opens a new one and says what may stay."""
+
+    @_abc_1.abstractmethod
+    def ClosePlan(
+        self,
+        request: _dsync_pb2.ClosePlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.ClosePlanResponse, _abc.Awaitable[_dsync_pb2.ClosePlanResponse]]:
+        """Every page was read: lets go of the flow's snapshot, so that the source
+        need not keep what was deleted since; checksums and counts see the present
+        from now on. Repeatable.
+        """
 
 def add_PlanServiceServicer_to_server(servicer: PlanServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

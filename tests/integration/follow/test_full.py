@@ -1,0 +1,75 @@
+"""Copy and follow, as a person types it: what is written meanwhile arrives, once, and the end is said."""
+
+from __future__ import annotations
+
+import signal
+
+import psycopg
+
+from tests.integration.cli.running import Dsync
+from tests.support.databases import DatabaseFactory
+from tests.support.waiting import wait_for
+
+ROWS = 20_000
+
+
+def _fill(uri: str) -> None:
+    """A table with keys and an index that is made at the end, and one that refers to it."""
+    with psycopg.connect(uri, autocommit=True) as connection:
+        for statement in (
+            "CREATE TABLE customers (id int PRIMARY KEY, name text UNIQUE, note text)",
+            f"INSERT INTO customers SELECT n, 'customer ' || n, repeat('x', 50) FROM generate_series(1, {ROWS}) n",
+            "CREATE TABLE orders (id int PRIMARY KEY, customer int REFERENCES customers, total numeric)",
+            f"INSERT INTO orders SELECT n, n, n * 1.5 FROM generate_series(1, {ROWS}) n",
+            "ANALYZE",
+        ):
+            connection.execute(statement.encode())
+
+
+_CHANGES = (
+    "INSERT INTO customers VALUES (100001, 'new', NULL)",
+    "INSERT INTO orders VALUES (100001, 100001, 7)",
+    "UPDATE customers SET note = 'changed' WHERE id <= 500",
+    "UPDATE orders SET id = id + 200000 WHERE id <= 10",
+    "DELETE FROM orders WHERE id BETWEEN 100 AND 200",
+)
+_CONTENTS = (
+    "SELECT (SELECT md5(string_agg(c::text, ',' ORDER BY id)) FROM customers c),"
+    " (SELECT md5(string_agg(o::text, ',' ORDER BY id)) FROM orders o)"
+)
+
+
+def test_what_is_written_while_it_is_copied_and_after_arrives(
+    dsync: Dsync, source_db: DatabaseFactory, sink_db: DatabaseFactory
+) -> None:
+    source, sink = source_db(_fill), sink_db()
+    ends = (source.uri, sink.uri)
+    first = dsync("sync", *ends, "--until-caught-up", "--json")
+    assert first.exit_code == 0, first.stderr
+    assert (first.result["rows"], first.result["consistent"]) == (2 * ROWS, True)
+    assert first.result["consistent_at"] > 0
+    assert sink.rows(_CONTENTS) == source.rows(_CONTENTS)
+
+    source.run(*_CHANGES)
+    again = dsync("sync", *ends, "--until-caught-up", "--verify", "--json")
+    assert again.exit_code == 0, again.stderr
+    assert again.result["moved_rows"] == 0
+    # The changes of a key are two, and those of a row one.
+    assert again.result["changes"] >= 2 + 500 + 10 + 101
+    assert sink.rows(_CONTENTS) == source.rows(_CONTENTS)
+    assert again.result["verify"]["equal"] is True
+
+    following = dsync.start("sync", *ends)
+    following.wait_for("streaming")
+    source.run("UPDATE customers SET note = 'followed' WHERE id = 1", "TRUNCATE orders")
+    wait_for(lambda: sink.rows(_CONTENTS) == source.rows(_CONTENTS), what="the changes at the sink")
+    following.send(signal.SIGINT)
+    assert following.end().exit_code == 130
+
+    assert source.value("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 1
+    flow = again.result["flow"]
+    forgotten = dsync("reset", flow, "--yes", "--json", "--source", source.uri, "--sink", sink.uri)
+    assert forgotten.exit_code == 0, forgotten.stderr
+    assert source.value("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 0
+    assert source.value("SELECT count(*) FROM pg_publication") == 0
+    assert len(forgotten.result["removed_at_source"]) == 2
