@@ -237,8 +237,8 @@ class Connector:
     async def complete_changes(self, frame: ChangeFrame) -> ChangeFrame:
         """The same changes in their order, each with all values that its record has by now, as an insert.
 
-        Where there is no such record any more, a delete of its old key. The answer's `position` is one at which they
-        were so.
+        Of a MOVE it is an update that still has the old key, or that record would stay behind. Where there is no such
+        record any more, a delete of its old key. The answer's `position` is one at which they were so.
         """
         raise _unsupported(self, "CompleteChanges")
 

@@ -74,7 +74,7 @@ class Folding(RuleBasedStateMachine):
         place = self.next()
         row = over(self.source.pop(old), change)
         self.source[new] = row
-        if not self.fold.move(old, (old, None, None), change, place, may_lose=False):
+        if not self.fold.move(old, (old, None, None), change, place):
             self.before = dict(self.applied())
             self.fold = Fold(itemgetter(0))
             self.before[new] = over(self.before.pop(old), change)
@@ -121,13 +121,13 @@ def rows_of(tally: Tally) -> Iterator[tuple[Row, int]]:
 def test_in_an_overlap_a_moved_row_is_lost_until_its_new_key_is_written_whole() -> None:
     """Taken from the sink it could be another row; a later whole row or delete makes it superfluous."""
     fold = Fold(itemgetter(0))
-    assert fold.move(b"a", (b"a", None), (b"b", UNSENT), 3, may_lose=True)
+    fold.lose(b"a", (b"a", None), (b"b", UNSENT), 3)
     assert (set(fold.gone), fold.lost) == ({b"a"}, {b"b": 3})
     fold.patch(b"b", (b"b", UNSENT), 4)
     assert fold.lost == {b"b": 3}
     fold.put(b"b", (b"b", b"x"), 5)
     assert not fold.lost
-    assert fold.move(b"c", (b"c", None), (b"d", UNSENT), 6, may_lose=True)
+    fold.lose(b"c", (b"c", None), (b"d", UNSENT), 6)
     fold.drop(b"d", (b"d", None), 7)
     assert not fold.lost
 

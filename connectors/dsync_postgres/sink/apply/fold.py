@@ -66,22 +66,19 @@ class Fold:
         else:
             self.parts[key] = Part(values, index)
 
-    def move(self, key: Key, old: Values, new: Values, index: int, *, may_lose: bool) -> bool:
-        """The row has another key now, and keeps the values that were not sent.
-
-        False where the sink's own row is needed for it, and nothing was done; with `may_lose` that one is never
-        taken, since it may be another row than the one that moved: the new key is to be read again then.
-        """
+    def move(self, key: Key, old: Values, new: Values, index: int) -> bool:
+        """The row has another key now, and keeps the values that were not sent; False where they are not here."""
         before = self.whole.get(key)
-        if before is not None:
-            self.drop(key, old, index)
-            self.put(self.key_of(new), _over(before.values, new), index)
-            return True
-        if not may_lose:
+        if before is None:
             return False
         self.drop(key, old, index)
-        self.lost[self.key_of(new)] = index
+        self.put(self.key_of(new), _over(before.values, new), index)
         return True
+
+    def lose(self, key: Key, old: Values, new: Values, index: int) -> None:
+        """The row has another key now, and that one has to be read again."""
+        self.drop(key, old, index)
+        self.lost[self.key_of(new)] = index
 
 
 def _over(before: Values, values: Values) -> list[Value]:

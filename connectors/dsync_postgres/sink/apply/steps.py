@@ -224,8 +224,13 @@ def _fold(fold: Fold, change: Change, *, overlap: bool) -> Move | None:
         if not change.lacks_values:
             fold.drop(before, old, index)
             fold.put(key, new, index)
-        elif not fold.move(before, old, new, index, may_lose=overlap or not change.shape.can_move):
-            return Move(shape=change.shape, old=old, new=new, index=index)
+        elif overlap:
+            # Neither the sink's row of the old key nor one that was read again is surely the one that has moved.
+            fold.lose(before, old, new, index)
+        elif not fold.move(before, old, new, index):
+            if change.shape.can_move:
+                return Move(shape=change.shape, old=old, new=new, index=index)
+            fold.lose(before, old, new, index)
     elif change.lacks_values:
         fold.patch(key, new, index)
     else:

@@ -1329,8 +1329,9 @@ class ChangeServiceServicer:
 
     def CompleteChanges(self, request, context):
         """The same number of changes, each with all values that its record has by now
-        (an insert) or, where there is no such record any more, a delete of its old
-        key. The answer's position is one at which they were so.
+        (an insert; of a MOVE an update that still has the old key) or, where there
+        is no such record any more, a delete of its old key. The answer's position
+        is one at which they were so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -414,8 +414,9 @@ class ChangeServiceStub:
     Acknowledge: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.AcknowledgeRequest, _dsync_pb2.AcknowledgeResponse]
     CompleteChanges: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.ChangeFrame, _dsync_pb2.ChangeFrame]
     """The same number of changes, each with all values that its record has by now
-    (an insert) or, where there is no such record any more, a delete of its old
-    key. The answer's position is one at which they were so.
+    (an insert; of a MOVE an update that still has the old key) or, where there
+    is no such record any more, a delete of its old key. The answer's position
+    is one at which they were so.
     """
     Mark: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.MarkRequest, _dsync_pb2.MarkResponse]
     """Writes a mark into the source's history, for the stream to come by."""
@@ -440,8 +441,9 @@ class ChangeServiceAsyncStub(ChangeServiceStub):
     Acknowledge: _aio.UnaryUnaryMultiCallable[_dsync_pb2.AcknowledgeRequest, _dsync_pb2.AcknowledgeResponse]  # type: ignore[assignment]
     CompleteChanges: _aio.UnaryUnaryMultiCallable[_dsync_pb2.ChangeFrame, _dsync_pb2.ChangeFrame]  # type: ignore[assignment]
     """The same number of changes, each with all values that its record has by now
-    (an insert) or, where there is no such record any more, a delete of its old
-    key. The answer's position is one at which they were so.
+    (an insert; of a MOVE an update that still has the old key) or, where there
+    is no such record any more, a delete of its old key. The answer's position
+    is one at which they were so.
     """
     Mark: _aio.UnaryUnaryMultiCallable[_dsync_pb2.MarkRequest, _dsync_pb2.MarkResponse]  # type: ignore[assignment]
     """Writes a mark into the source's history, for the stream to come by."""
@@ -481,8 +483,9 @@ class ChangeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_dsync_pb2.ChangeFrame, _abc.Awaitable[_dsync_pb2.ChangeFrame]]:
         """The same number of changes, each with all values that its record has by now
-        (an insert) or, where there is no such record any more, a delete of its old
-        key. The answer's position is one at which they were so.
+        (an insert; of a MOVE an update that still has the old key) or, where there
+        is no such record any more, a delete of its old key. The answer's position
+        is one at which they were so.
         """
 
     @_abc_1.abstractmethod
