@@ -27,13 +27,19 @@ class Applier:
         await self.sink.open(*(lanes or (LANE,)), namespace="")
 
     def request(
-        self, changes: Changes, *, overlap: bool = False, in_order: bool = False, cursor: bytes = b"c"
+        self,
+        changes: Changes,
+        *,
+        overlap: bool = False,
+        in_order: bool = False,
+        cursor: bytes = b"c",
+        targets: tuple[str, ...] = (),
     ) -> types.WriteChangesRequest:
-        """The lane's next write."""
+        """The lane's next write; tables keep their names where no others are given."""
         return types.WriteChangesRequest(
             context=self.sink.context(LANE, cursor),
             frame=changes.frame,
-            targets=tuple(relation.namespace for relation in changes.relations),
+            targets=targets or tuple(relation.namespace for relation in changes.relations),
             overlap=overlap,
             in_order=in_order,
         )

@@ -355,10 +355,11 @@ def _translated(exc: psycopg.Error, sent: _Sent, job: Job) -> errors.DsyncError:
             f"{operation}: {describe(exc)}; they are applied again in the order of their source"
         )
     if code in _CHANGED:
+        namespace = "" if sent.shape is None else sent.shape.namespace
         return errors.NamespaceChangedError(
             f"{operation}: {describe(exc)}; the table was dropped or altered since the flow began: undo that, or copy "
-            "it anew with `dsync resync --table`"
-        )
+            f"it anew with `dsync resync FLOW --table {namespace or 'NS'}`"
+        ).about(namespace)
     translated = translate(exc, operation)
     if isinstance(translated, errors.RecordError):
         place = f", change {sent.places[0]} of the frame" if len(sent.places) == 1 else ""

@@ -27,6 +27,8 @@ class Shape:
             UnsupportedError: there is none to write.
         """
         self.table = table
+        self.namespace = relation.namespace
+        """As the source calls it."""
         self.width = len(relation.columns)
         """How many values a row of the relation has."""
         self.columns = _columns_of(relation, table)
@@ -85,8 +87,9 @@ class Shape:
         if unknown:
             raise errors.NamespaceChangedError(
                 f"applying changes of {relation.namespace} to {self.table.name}: column {unknown[0]} is part of the "
-                "source's replica identity and is computed at the sink; make it an ordinary column there"
-            )
+                "source's replica identity and is computed at the sink; make it an ordinary column there, then "
+                f"`dsync resync FLOW --table {relation.namespace}`"
+            ).about(relation.namespace)
         return key, False
 
 
@@ -97,8 +100,9 @@ def _columns_of(relation: types.ChangeRelation, table: TargetTable) -> dict[int,
         if there is None:
             raise errors.NamespaceChangedError(
                 f"applying changes of {relation.namespace} to {table.name}: the sink's table has no column "
-                f"{column.name}; add it there, or copy the table anew with `dsync resync --table`"
-            )
+                f"{column.name}; add it there, or copy the table anew with `dsync resync FLOW --table "
+                f"{relation.namespace}`"
+            ).about(relation.namespace)
         if not there.generated:
             found[index] = there
     return found

@@ -62,7 +62,12 @@ class ApplySide:
         relations, targets = request.frame.relations, request.targets
 
         def shape_of(index: int) -> Shape:
-            return self._shape(connection, relations[index], targets[index], is_replica=lane.is_replica)
+            try:
+                return self._shape(connection, relations[index], targets[index], is_replica=lane.is_replica)
+            except errors.NamespaceChangedError as exc:
+                # Whoever stops a table has to know which: only the source's name means the same to all.
+                exc.about(relations[index].namespace)
+                raise
 
         def reshaped(index: int) -> None:
             self._forget_table(targets[index])

@@ -31,8 +31,8 @@ def truncation(connection: Connection, step: Truncate) -> tuple[bytes, ...]:
         if shape.table.kind == "p":
             raise errors.NamespaceChangedError(
                 f"emptying {shape.table.name}: it is partitioned at the sink, and what was emptied at the source may "
-                "be one of its partitions; copy it anew with `dsync resync --table`"
-            )
+                f"be one of its partitions; copy it anew with `dsync resync FLOW --table {shape.namespace}`"
+            ).about(shape.namespace)
     tables = {shape.table.oid: shape.table.identifier for shape in step.shapes}
     rows = connection.execute(_FACTS.encode(), {"oids": list(tables)}).fetchall()
     referrers = {oid: frozenset(found) for oid, _, _, found in rows}
