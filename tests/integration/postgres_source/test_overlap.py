@@ -395,7 +395,8 @@ async def test_what_is_read_beside_a_stream_survives_a_crash_of_the_source(
     plan, copy, _ = await begun(first, "public.t", pages=0)
     await first.connector.close()
     # Begins a new stretch of time until the log is written by itself.
-    one.run("SET synchronous_commit = on; INSERT INTO t VALUES (2, 'second')", "INSERT INTO t VALUES (3, 'third')")
+    one.run("SET synchronous_commit = on", "INSERT INTO t VALUES (2, 'second')")
+    one.run("INSERT INTO t VALUES (3, 'third')")
 
     second = await open_source(one, flow=flow)
     await second.connector.resume_plan(plan.snapshot, copy.progress(), plan.updates_partitions)
