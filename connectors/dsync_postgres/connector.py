@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dsync_postgres.checksums.checksums import Checksums
     from dsync_postgres.sink.side import SinkSide
     from dsync_postgres.source.side import SourceSide
+    from dsync_postgres.stream.complete import Completer
     from dsync_postgres.stream.serving import Streams
 
 DIALECT = "postgres"
@@ -50,6 +51,12 @@ class PostgresConnector(Connector):
         from dsync_postgres.stream.serving import Streams
 
         return Streams(self._sessions, self._context)
+
+    @cached_property
+    def _completer(self) -> Completer:
+        from dsync_postgres.stream.complete import Completer
+
+        return Completer(self._sessions)
 
     @cached_property
     def _sink(self) -> SinkSide:
@@ -153,6 +160,9 @@ class PostgresConnector(Connector):
 
     async def acknowledge(self, namespaces: Sequence[str], cursor: bytes) -> None:
         await self._streams.acknowledge(namespaces, cursor)
+
+    async def complete_changes(self, frame: types.ChangeFrame) -> types.ChangeFrame:
+        return await self._completer.complete(frame)
 
     async def mark(self, namespaces: Sequence[str], content: bytes) -> int:
         return await self._streams.mark(content)

@@ -147,7 +147,8 @@ class FrameBuilder:
         elif isinstance(event, Truncate):
             self._add_truncate(event)
         elif isinstance(event, LogicalMessage):
-            if event.prefix == MARK_PREFIX and not self._is_old and not self._skip:
+            is_mark = event.prefix == MARK_PREFIX and event.is_transactional
+            if is_mark and not self._is_old and not self._skip:
                 self._add_mark(event)
         elif isinstance(event, Watermark):
             self._move_to(event.lsn)

@@ -411,6 +411,39 @@ async def wait_until_visible(
         await asyncio.sleep(_POLL_S)
 
 
+async def committing_transactions(sessions: Sessions) -> tuple[int, tuple[int, ...]]:
+    """(position, ids): whatever has committed before that position is visible to new readers once these have ended.
+
+    As `running_transactions`, but for those that wait for their client: they are in no commit.
+    """
+
+    def work(connection: Connection) -> tuple[int, tuple[int, ...]]:
+        row = connection.execute(
+            "SELECT pg_current_wal_insert_lsn() - pg_lsn '0/0', pg_snapshot_xmax(pg_current_snapshot())::text::int8"
+        ).fetchone()
+        assert row is not None, "a SELECT without FROM gives one row"
+        rows = connection.execute(
+            "SELECT DISTINCT l.transactionid::text::int8 FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
+            " WHERE l.locktype = 'transactionid' AND l.granted"
+            " AND coalesce(a.state NOT LIKE 'idle in transaction%', true)"
+        ).fetchall()
+        return int(row[0]), tuple(sorted(full_xid(xid, row[1]) for (xid,) in rows))
+
+    return await sessions.run("looking at transactions that commit", work)
+
+
+async def wait_until_ended(sessions: Sessions, xids: Sequence[int], *, timeout_s: float) -> None:
+    """As `pass_visibility_barrier`, where waiting longer is a matter of trying again.
+
+    Raises:
+        VisibilityError: one of the transactions did not end for so long.
+    """
+    try:
+        await pass_visibility_barrier(sessions, xids, timeout_s=timeout_s)
+    except SlotTimeoutError as exc:
+        raise VisibilityError(str(exc)) from exc
+
+
 async def _left_of(sessions: Sessions, xids: Sequence[int]) -> int:
     """How many of the transactions a new reader would not see yet."""
     query = (
@@ -424,20 +457,24 @@ async def _left_of(sessions: Sessions, xids: Sequence[int]) -> int:
     return await sessions.run("waiting for transactions to become visible", work) if xids else 0
 
 
-async def write_out(sessions: Sessions) -> None:
-    """Return once all of the log up to now is on the server's disk.
+async def write_out(sessions: Sessions) -> int:
+    """Return once all of the log up to now is on the server's disk, and where that is.
 
     What commits with synchronous_commit off is visible before it is durable. A reader that has copied it while the
     server crashes would have rows that the source never had, and no change would ever tell.
     """
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection) -> int:
         with connection.transaction():
             # Not to wait for a standby, only for the disk.
             connection.execute("SET LOCAL synchronous_commit = local")
-            connection.execute("SELECT pg_logical_emit_message(true, 'dsync.write', '')")
+            row = connection.execute(
+                "SELECT pg_logical_emit_message(true, 'dsync.write', '') - pg_lsn '0/0'"
+            ).fetchone()
+        assert row is not None, "a SELECT without FROM gives one row"
+        return int(row[0])
 
-    await sessions.run("having the log written out", work)
+    return await sessions.run("having the log written out", work)
 
 
 async def remove_slot(sessions: Sessions, name: str, *, flow: str = "") -> list[str]:

@@ -186,13 +186,19 @@ def test_barriers_keep_their_place(tmp_path: Path) -> None:
 
 
 def test_a_mark_alone_makes_a_frame_that_is_whole(tmp_path: Path) -> None:
-    """Every change has an index of a relation of its frame, also one that concerns no table; its place is not moved."""
+    """Every change has an index of a relation of its frame, also one that concerns no table; it has no number."""
     (frame,) = _frames(tmp_path, _transaction(2, e.message("dsync", b"yes")))
     assert [(operation, name, record) for operation, name, _, record in _records(frame)] == [
         (Operation.MARK, "", b"yes")
     ]
-    assert frame.place == (0, 0)
+    assert frame.place == (200, 0)
     assert Position.decode(frame.cursor).end_lsn == 210
+
+
+def test_what_others_write_under_our_name_is_no_mark(tmp_path: Path) -> None:
+    """A message outside of transactions has no place among the changes."""
+    (frame,) = _frames(tmp_path, [e.message("dsync", b"no", flags=0), *_transaction(2, e.message("other", b"no"))])
+    assert len(frame) == 0
 
 
 def test_tables_that_are_not_wanted_have_no_place(tmp_path: Path) -> None:
