@@ -1,4 +1,9 @@
-"""Copying one unit: read a page, prefetch the next, write, checkpoint, until the partition is done."""
+"""Copying one unit: read a page, prefetch the next, write, checkpoint, until the partition is done.
+
+A page's checkpoint becomes durable while the next page is written: the sink need not wait for the store's disk. No more
+than one is under way, so a crash leaves the checkpoint two pages behind the sink at most, and where the sink keeps a
+ledger it is the ledger's word that counts.
+"""
 
 from __future__ import annotations
 
@@ -63,6 +68,7 @@ class UnitCopier:
         guard = CycleGuard(progress.cursor.source)
         reader = self.pace.reader(row_bytes=self.namespace.size_bytes // max(1, self.namespace.estimated_rows))
         pending: asyncio.Task[Page] | None = None
+        recording: asyncio.Task[None] | None = None
         try:
             async with task_group() as tasks:
                 pending = tasks.create_task(self._read(reader, partition, progress.cursor.source))
@@ -75,7 +81,11 @@ class UnitCopier:
                         await self._write(progress, page)
                     finally:
                         self._release(page)
+                    if recording is not None:
+                        await recording
+                    recording = tasks.create_task(self.writer.record(progress))
                     if pending is not None and self.stopping.is_set():
+                        await recording
                         pending.cancel()
                         raise StoppedError
         finally:

@@ -49,7 +49,9 @@ class PageWriter:
     tolerance: Tolerance
 
     async def write(self, progress: UnitProgress, page: Page) -> None:
-        """Make the page durable and move `progress` past it. Repeating it after a crash writes nothing twice.
+        """Make the page durable and move `progress` past it, which the caller has recorded then (`record`).
+
+        Repeating it after a crash writes nothing twice.
 
         Raises:
             NamespaceChangedError: more rows were refused than the namespace, or the flow, may have.
@@ -65,6 +67,10 @@ class PageWriter:
             await self._send(progress, page, after, done=not page.next_cursor)
         except RecordError as error:
             await self._halve(progress, self._in_memory(page), start, after, refused=error)
+
+    async def record(self, progress: UnitProgress) -> None:
+        """Make the unit's place as it is now durable. Calls for one unit keep their order."""
+        await self.checkpoint(progress)
 
     def _rest(self, page: Page, skip_rows: int) -> Page:
         if skip_rows >= page.rows:
@@ -110,6 +116,7 @@ class PageWriter:
             await self._send(progress, part, cursor, done=False)
         except RecordError as error:
             return error
+        await self.record(progress)
         return None
 
     async def _bury(self, unit: str, record: Page, cursor: bytes, row: int, error: RecordError) -> None:
@@ -166,4 +173,3 @@ class PageWriter:
         progress.rows += page.rows
         progress.size_bytes += page.size_bytes if page.rows else 0
         progress.done = done
-        await self.checkpoint(progress)

@@ -191,10 +191,16 @@ class Journal:
         failpoint("coordinator.before_checkpoint")
         row = checkpoint_of(progress)
         self._waiting[row.unit] = row
-        async with self._committing:
-            # Whoever held the lock before may have committed this row with its own.
+        try:
+            async with self._committing:
+                # Whoever held the lock before may have committed this row with its own.
+                if self._waiting.get(row.unit) is row:
+                    await self._commit_waiting()
+        except BaseException:
+            # Not to go with a later commit: the unit may be planned anew by then.
             if self._waiting.get(row.unit) is row:
-                await self._commit_waiting()
+                del self._waiting[row.unit]
+            raise
         failpoint("coordinator.after_checkpoint")
 
     async def correct(self, places: Sequence[UnitProgress]) -> None:

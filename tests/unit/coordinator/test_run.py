@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsync.coordinator.cursor import UnitCursor
+from dsync.coordinator.deliver import UnitProgress
 from dsync.coordinator.events import (
     CallRetried,
     DeadLetterAdded,
@@ -18,6 +21,7 @@ from dsync.coordinator.events import (
     SinkPutBack,
     SnapshotLost,
 )
+from dsync.coordinator.journal import Journal
 from dsync.coordinator.tasks import StoppedError
 from dsync.coordinator.tolerance import Tolerance
 from dsync.protocol.errors import (
@@ -30,8 +34,9 @@ from dsync.protocol.errors import (
     ServerUnavailableError,
     UnitLostError,
 )
-from dsync.protocol.types import UnitRef
-from dsync.state import NamespaceState, Store
+from dsync.protocol.types import UnitRef, WriteRequest
+from dsync.sdk.testing.memory import MemoryConnector
+from dsync.state import CheckpointRow, NamespaceState, Store
 from tests.support.waiting import wait_for_async
 from tests.unit.coordinator.harness import Harness
 
@@ -92,6 +97,58 @@ async def test_a_restart_repeats_only_the_pages_in_flight(flow: Harness) -> None
     assert len(repeated) <= 2, "the refused page and the one prefetched behind it"
 
 
+async def test_the_next_page_is_written_while_a_checkpoint_becomes_durable(
+    flow: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sink does not wait for the store's disk."""
+    flow.partition_rows = ROWS
+    second_page = threading.Event()
+    write, save = MemoryConnector.write_page, Store.save_checkpoints
+    written: list[int] = []
+
+    async def write_page(self: MemoryConnector, request: WriteRequest) -> int:
+        rows = await write(self, request)
+        written.append(rows)
+        if len(written) == 2:
+            second_page.set()
+        return rows
+
+    def save_checkpoints(self: Store, flow: str, run: str, saved: Iterable[CheckpointRow]) -> None:
+        assert second_page.wait(timeout=30), "the checkpoint of the first page was waited for"
+        save(self, flow, run, saved)
+
+    monkeypatch.setattr(MemoryConnector, "write_page", write_page)
+    monkeypatch.setattr(Store, "save_checkpoints", save_checkpoints)
+    result = await flow.run()
+    assert (result.rows, flow.ids("shop.orders")) == (ROWS, list(range(ROWS)))
+
+
+async def test_a_checkpoint_that_was_given_up_does_not_go_with_a_later_one(
+    flow: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its unit may be planned anew by then, or be at its start again."""
+    await flow.run()
+    units = [unit.unit for unit in flow.store.load_units(flow.flow.flow, flow.row.run) if unit.partition is not None]
+    saved, may_go_on = [], threading.Event()
+
+    def save_checkpoints(self: Store, flow: str, run: str, rows: Iterable[CheckpointRow]) -> None:
+        assert may_go_on.wait(timeout=30)
+        saved.extend(row.unit for row in rows)
+
+    monkeypatch.setattr(Store, "save_checkpoints", save_checkpoints)
+    journal = Journal(flow.store, flow.flow.flow, flow.row.run)
+    first, given_up, last = (
+        asyncio.create_task(journal.checkpoint(UnitProgress(unit=unit, fence=1, cursor=UnitCursor())))
+        for unit in units[:3]
+    )
+    await asyncio.sleep(0)
+    given_up.cancel()
+    may_go_on.set()
+    await asyncio.gather(first, last)
+    await journal.close()
+    assert (saved, given_up.cancelled()) == ([units[0], units[2]], True)
+
+
 async def test_a_page_that_was_durable_before_its_answer_was_lost_is_not_written_again(flow: Harness) -> None:
     result = await flow.run(sink_faults=("write_page_answer@2:ServerUnavailableError",), retry_for_s=30)
     assert flow.ids("shop.orders") == list(range(ROWS))
@@ -121,6 +178,8 @@ async def test_stopping_leaves_everything_resumable(flow: Harness) -> None:
         await flow.run(stopping=stopping)
     copied = len(flow.sink.documents("shop.orders"))
     assert 0 < copied < ROWS
+    checkpoints = flow.store.load_checkpoints(flow.flow.flow, flow.row.run).values()
+    assert sum(checkpoint.rows for checkpoint in checkpoints) == copied, "a stop waits for the last checkpoint"
     await flow.run()
     assert flow.ids("shop.orders") == list(range(ROWS))
 
