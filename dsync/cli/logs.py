@@ -10,13 +10,14 @@ from typing import Any
 
 from dsync.app.log_context import name_run
 from dsync.cli.settings import Settings
+from dsync.quick_start import structlog_without_rich
 
 _NUMBERS = logging.getLevelNamesMapping()
 
 
 def configure_logging(settings: Settings) -> None:
     """Set structlog up, and let what libraries log through `logging` come out the same way."""
-    structlog = _structlog_without_rich()
+    structlog = structlog_without_rich()
     structlog.configure(
         processors=_processors(settings, _library_level(settings)),
         wrapper_class=structlog.make_filtering_bound_logger(_least(settings, _library_level(settings))),
@@ -30,7 +31,7 @@ def configure_logging(settings: Settings) -> None:
 
 def progress_logger(settings: Settings, *, to_stderr: bool = True) -> Any:
     """A logger for the lines that stand in for a progress bar: shown unless -q was given, or only kept."""
-    structlog = _structlog_without_rich()
+    structlog = structlog_without_rich()
     level = logging.WARNING if settings.is_quiet else logging.DEBUG if settings.verbosity else logging.INFO
     shown = level if to_stderr else logging.CRITICAL + 1
     return structlog.wrap_logger(
@@ -54,7 +55,7 @@ def _library_level(settings: Settings) -> int:
 
 
 def _processors(settings: Settings, shown: int) -> list[Any]:
-    structlog = _structlog_without_rich()
+    structlog = structlog_without_rich()
 
     def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {key: settings.shown_values(_plain(value)) for key, value in event.items()}
@@ -96,17 +97,6 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, bool, int, float, dict, list, tuple)) else str(value)
 
 
-def _structlog_without_rich() -> Any:
-    """structlog, which would import rich for tracebacks that we do not want: 0.1 s."""
-    if "structlog" in sys.modules or "rich" in sys.modules:
-        return importlib.import_module("structlog")
-    sys.modules["rich"] = None  # type: ignore[assignment]  # None is how the import system notes "not there"
-    try:
-        return importlib.import_module("structlog")
-    finally:
-        del sys.modules["rich"]
-
-
 class _StderrLogger:
     """Writes to whatever stderr is at that moment: a progress bar puts itself in between."""
 
@@ -128,6 +118,6 @@ class _ToStructlog(logging.Handler):
     """What libraries log, as a line of ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        structlog = _structlog_without_rich()
+        structlog = structlog_without_rich()
         log: Callable[..., Any] = structlog.get_logger(record.name).log
         log(record.levelno, "library_logged", library=record.name, text=record.getMessage(), exc_info=record.exc_info)

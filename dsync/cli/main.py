@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from dsync.cli.title import hide_secrets
+from dsync.quick_start import begin_exit, begin_imports
 
 
 def main() -> None:
@@ -18,7 +19,11 @@ def main() -> None:
     secrets = hide_secrets(arguments)
     # Until errors can be reported a signal ends us without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.exit(execute(arguments, secrets, on_ready=_heed_signals))
+    begin_imports()
+    try:
+        sys.exit(execute(arguments, secrets, on_ready=_heed_signals))
+    finally:
+        begin_exit()
 
 
 def _heed_signals() -> None:

@@ -13,6 +13,7 @@ from dsync.cli.answer import write
 from dsync.cli.failures import InterruptedRunError
 from dsync.cli.logs import configure_logging
 from dsync.cli.settings import Settings
+from dsync.quick_start import end_imports
 
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ def run(
     # gRPC's core prints on stderr what it thinks of lost connections; the calls' errors say the same, once.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     configure_logging(settings)
+    end_imports()
     return asyncio.run(_supervise(action, drain_s=drain_s if drains else None, afterwards=afterwards))
 
 

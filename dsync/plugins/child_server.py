@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import gc
 import json
 import logging
 import os
@@ -30,6 +29,7 @@ from dsync.plugins.hosting import Hosted, host_connector
 from dsync.plugins.registry import load_spec
 from dsync.protocol.errors import DsyncError
 from dsync.protocol.errors_wire import class_names
+from dsync.quick_start import end_imports
 from dsync.sdk import allocator
 from dsync.sdk.redaction import Redactor
 from dsync.sdk.serve import ServeOptions, serving
@@ -68,9 +68,7 @@ def main() -> int:
             _answer(answers, error=[["PluginBugError"], f"starting the connector raised {type(exc).__qualname__}"])
             return 1
         redactor.add(hosted.secrets)
-        # What is there by now stays; the collector, off while it was imported, needs to see only what comes.
-        gc.freeze()
-        gc.enable()
+        end_imports()
         asyncio.run(_serve(hosted, job, orders, answers))
     _end_group()
     return 0

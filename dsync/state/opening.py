@@ -97,10 +97,13 @@ def _incomplete(database: Database, missing: set[str]) -> StateIncompleteError:
 
 
 def _migrate(database: Database) -> None:
-    # Alembic takes a quarter of a second to import, and is not needed for a state of the current revision.
-    from dsync.state.migrations.upgrade import upgrade
+    # Only here: a state of the current revision needs none of it.
+    from dsync.state.migrations import upgrade
 
     with database.migrating() as connection:
         # Another process may have done it while we waited.
-        if _revision(database, connection) != HEAD:
-            upgrade(connection)
+        revision = _revision(database, connection)
+        if not revision:
+            upgrade.make(connection)
+        elif revision != HEAD:
+            upgrade.upgrade(connection)

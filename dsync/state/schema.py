@@ -20,6 +20,8 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
+    String,
     Table,
     Text,
     TypeDecorator,
@@ -136,8 +138,13 @@ store_meta = Table(
 )
 """About the state itself: `dsync_version` is the version that migrated it last."""
 
-alembic_version = Table("alembic_version", MetaData(), Column("version_num", Text, primary_key=True))
-"""Made and kept by Alembic, hence not among ours: the revision of the schema."""
+alembic_version = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+"""Alembic's own, just as it makes it, hence not among ours: the revision of the schema."""
 
 flows = Table(
     "flows",

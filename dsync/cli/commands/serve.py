@@ -62,6 +62,7 @@ def serve(
     """
     from dsync.app.serve import ServeRequest, serve_connector
     from dsync.cli.logs import configure_logging
+    from dsync.quick_start import end_imports
 
     configure_logging(settings)
 
@@ -77,6 +78,7 @@ def serve(
         token=token,
         allow_plaintext=allow_plaintext,
     )
+    end_imports()
     asyncio.run(serve_connector(request, on_started))
     return Answer(summary="", is_printed=True)
 

@@ -33,13 +33,34 @@ SECRET = "hunter2-and-more"
 
 @pytest.mark.parametrize("pg", [15, 16, 18], indirect=True)
 def test_a_new_state_has_the_tables_that_the_code_expects(pg: EmbeddedPostgres, store: Store) -> None:
-    """Of the same migrations as a file's, in a schema of its own."""
+    """As a file has them, in a schema of its own."""
     with store._database.reading() as connection:
         # What the comparison takes for the schema of tables without one.
         connection.dialect.default_schema_name = "dsync_state"
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     planned_run(store)
     store.check_integrity()
+
+
+def test_a_new_state_is_what_the_migrations_make(
+    place: Database, store: Store, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made at once or revision by revision: the same columns, constraints and indexes."""
+    monkeypatch.setattr(upgrade, "make", upgrade.upgrade)
+    open_store(f"{place.uri}?schema=migrated").close()
+    for query in (
+        "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns"
+        " WHERE table_schema = '{}' ORDER BY 1, 2",
+        "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE connamespace = '{}'::regnamespace ORDER BY 1, 2",
+        "SELECT indexdef FROM pg_indexes WHERE schemaname = '{}' ORDER BY 1",
+    ):
+        made, migrated = (
+            [tuple(str(value).replace(f"{schema}.", "") for value in row) for row in place.rows(query.format(schema))]
+            for schema in ("dsync_state", "migrated")
+        )
+        assert made
+        assert made == migrated
 
 
 def test_nothing_is_written_outside_the_schema_and_another_one_is_another_state(
@@ -145,13 +166,13 @@ def test_of_threads_that_migrate_at_the_same_time_one_does(
 ) -> None:
     """The others wait for it and find it done."""
     calls: list[Connection] = []
-    really_upgrade = upgrade.upgrade
+    really_make = upgrade.make
 
     def counted(connection: Connection) -> None:
         calls.append(connection)
-        really_upgrade(connection)
+        really_make(connection)
 
-    monkeypatch.setattr(upgrade, "upgrade", counted)
+    monkeypatch.setattr(upgrade, "make", counted)
     with ThreadPoolExecutor(4) as threads:
         opened = list(threads.map(lambda _: open_store(), range(4)))
     assert len(calls) == 1
@@ -164,7 +185,7 @@ def test_a_state_of_an_earlier_release_is_brought_to_this_one(
 ) -> None:
     """Whoever opens it first does so; what it holds stays."""
     with monkeypatch.context() as patched:
-        patched.setattr(upgrade, "HEAD", revision)
+        patched.setattr(upgrade, "make", lambda connection: upgrade.upgrade(connection, revision))
         open_store()
     assert place.value("SELECT version_num FROM dsync_state.alembic_version") == revision
     place.run("INSERT INTO dsync_state.flows VALUES ('default', 'f1', 'shop', 'ends', '{}', 1, 0)")
@@ -177,14 +198,14 @@ def test_a_state_of_an_earlier_release_is_brought_to_this_one(
 def test_a_migration_that_fails_leaves_nothing_behind(
     place: Database, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really_upgrade = upgrade.upgrade
+    really_make = upgrade.make
 
     def half(connection: Connection) -> None:
-        really_upgrade(connection)
+        really_make(connection)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(upgrade, "upgrade", half)
+        patched.setattr(upgrade, "make", half)
         with pytest.raises(KeyboardInterrupt):
             open_store()
     assert place.value("SELECT count(*) FROM pg_namespace WHERE nspname = 'dsync_state'") == 0

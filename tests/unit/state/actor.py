@@ -48,7 +48,7 @@ def main() -> None:
                     os.kill(os.getpid(), signal.SIGSTOP)
                 answer = "went on"
             elif word == "stop-while-migrating":
-                vars(upgrade)["upgrade"] = lambda connection: os.kill(os.getpid(), signal.SIGSTOP)
+                vars(upgrade)["make"] = lambda connection: os.kill(os.getpid(), signal.SIGSTOP)
                 Store.open(rest[0])
                 answer = "went on"
             elif word == "limit-files":

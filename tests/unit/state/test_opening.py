@@ -114,15 +114,15 @@ def test_a_state_is_migrated_under_a_lock_that_keeps_other_processes_out(
 ) -> None:
     path = tmp_path / "state.db"
     seen: list[str] = []
-    really_upgrade = upgrade.upgrade
+    really_make = upgrade.make
 
-    def upgrade_and_try_the_lock(connection: Connection) -> None:
+    def make_and_try_the_lock(connection: Connection) -> None:
         with (tmp_path / "state.db-lock").open() as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         seen.append("locked")
-        really_upgrade(connection)
+        really_make(connection)
 
-    monkeypatch.setattr(upgrade, "upgrade", upgrade_and_try_the_lock)
+    monkeypatch.setattr(upgrade, "make", make_and_try_the_lock)
     Store.open(path).close()
     Store.open(path).close()
     assert seen == ["locked"]
@@ -244,7 +244,42 @@ def test_importing_the_package_costs_no_sqlalchemy() -> None:
     assert not {"sqlalchemy", "alembic"} & modules_after("import dsync.state")
 
 
-def test_opening_a_current_state_costs_no_alembic(state: Path) -> None:
-    loaded = modules_after(f"from dsync.state import Store; Store.open({str(state)!r}).close()")
+@pytest.mark.parametrize("is_new", [False, True], ids=["current", "new"])
+def test_opening_a_state_costs_no_alembic(state: Path, is_new: bool) -> None:
+    """Only one of an earlier release does."""
+    path = state.with_name("new.db") if is_new else state
+    loaded = modules_after(f"from dsync.state import Store; Store.open({str(path)!r}).close()")
     assert "sqlalchemy" in loaded
     assert "alembic" not in loaded
+
+
+def test_a_new_state_is_what_the_migrations_make(state: Path, tmp_path: Path) -> None:
+    """Made at once or revision by revision: the same tables, columns, keys and indexes."""
+    migrated = tmp_path / "migrated.db"
+    engine = create_engine(f"sqlite:///{migrated}")
+    with engine.begin() as connection:
+        upgrade.upgrade(connection)
+    engine.dispose()
+    assert shape_of(state) == shape_of(migrated)
+
+
+def shape_of(path: Path) -> dict[str, object]:
+    """What SQLite knows of each table, in an order that does not depend on when a column was added."""
+    connection = sqlite3.connect(path)
+
+    def rows(pragma: str, *leaving_out: int) -> list[tuple[object, ...]]:
+        found = connection.execute(pragma).fetchall()
+        return sorted((tuple(v for at, v in enumerate(row) if at not in leaving_out) for row in found), key=repr)
+
+    tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")]
+    shape: dict[str, object] = {"version": connection.execute("SELECT version_num FROM alembic_version").fetchall()}
+    for table in tables:
+        # Without the column's number, the key's number and an index's own number.
+        indexes = {
+            name: (unique, origin, partial, rows(f"PRAGMA index_info({name})"))
+            for _, name, unique, origin, partial in connection.execute(f"PRAGMA index_list({table})")
+        }
+        shape[table] = (rows(f"PRAGMA table_info({table})", 0), rows(f"PRAGMA foreign_key_list({table})", 0), indexes)
+    shape["texts"] = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'index' ORDER BY sql").fetchall()
+    connection.close()
+    return shape
