@@ -87,6 +87,11 @@ def letters_command(flow: str, state: str = "") -> str:
     return shlex.join(["dsync", "dead-letters", "list", flow, *(["--state", state] if state else [])])
 
 
+def resume_command(flow: str, state: str = "") -> str:
+    """`dsync resume …` for a flow, by name or id."""
+    return shlex.join(["dsync", "resume", flow, *(["--state", state] if state else [])])
+
+
 def sync_command(spec: FlowSpec, name: str, state: str = "", *, has_tables: bool = True) -> str:
     """`dsync sync …` with everything that finds this flow again, and what was chosen for its rows and schema.
 

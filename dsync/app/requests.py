@@ -37,6 +37,12 @@ def load_of(level: LoadLevel) -> Load:
     }[level]
 
 
+def level_of(pause_ratio: float) -> LoadLevel:
+    """The level with this rest, whatever its parallelism was."""
+    levels: tuple[LoadLevel, ...] = ("low", "medium", "high")
+    return min(levels, key=lambda level: abs(load_of(level).pause_ratio - pause_ratio))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndsRequest:
     """Two ends and how to reach them."""
@@ -70,6 +76,8 @@ class SyncRequest(EndsRequest):
     again: bool = False
     flow: str = ""
     """A name; empty: the fingerprint finds the flow."""
+    resumes: str = ""
+    """The id of the flow that is to go on, also where it was paused or cancelled; empty: whichever is found."""
     state: str = ""
     """Where the store is; empty: the default place."""
     parallel: int = 0

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from dsync.app.known import KnownFlow, existing_store, find_known_flow, known_flow, letters_command
+from dsync.app.heeding import RequestKind
+from dsync.app.known import KnownFlow, existing_store, find_known_flow, known_flow, letters_command, resume_command
 from dsync.coordinator.spec import FlowSpec
 from dsync.state import FlowSummary, LeaseRow, NamespaceState, Phase, RunRow, Store
 
@@ -67,6 +68,8 @@ class FlowStatus:
     bytes: int
     dead_letters: int
     holder: HolderStatus | None
+    paused: bool
+    """Nothing is read, or will be once it is started, until it is resumed."""
 
     @property
     def is_running(self) -> bool:
@@ -101,7 +104,8 @@ def list_flows(state: str) -> tuple[FlowStatus, ...]:
     with existing_store(state) as store:
         if store is None:
             return ()
-        return tuple(FlowStatus(**_facts(summary)) for summary in store.list_flows())
+        paused = _paused(store)
+        return tuple(FlowStatus(**_facts(summary, paused)) for summary in store.list_flows())
 
 
 def flow_status(state: str, reference: str) -> FlowDetails:
@@ -134,7 +138,12 @@ def _reasons(store: Store, flow: str, run: str) -> tuple[DeadLetterGroup, ...]:
     )
 
 
-def _facts(summary: FlowSummary) -> dict[str, Any]:
+def _paused(store: Store, flow: str = "") -> frozenset[str]:
+    """Flows that were asked to pause, and not to go on since."""
+    return frozenset(row.flow for row in store.open_requests(flow) if row.kind == RequestKind.PAUSE)
+
+
+def _facts(summary: FlowSummary, paused: frozenset[str]) -> dict[str, Any]:
     flow, run = summary.flow, summary.run
     spec = FlowSpec.model_validate(flow.spec)
     return {
@@ -152,6 +161,7 @@ def _facts(summary: FlowSummary) -> dict[str, Any]:
         "bytes": sum(total.size_bytes for total in summary.totals),
         "dead_letters": summary.dead_letters,
         "holder": _holder(summary.lease),
+        "paused": flow.flow in paused,
     }
 
 
@@ -163,7 +173,7 @@ def _holder(lease: LeaseRow | None) -> HolderStatus | None:
 
 def _details(store: Store, summary: FlowSummary) -> FlowDetails:
     known = known_flow(store, summary.flow)
-    facts = _facts(summary)
+    facts = _facts(summary, _paused(store, summary.flow.flow))
     run = summary.run
     return FlowDetails(
         **facts,
@@ -199,9 +209,14 @@ def _reason(state: NamespaceState, reason: str) -> str:
 
 
 def _next_step(known: KnownFlow, facts: Mapping[str, Any]) -> str:
+    resume = resume_command(known.title, known.state)
     if facts["holder"] is not None:
-        return ""
+        return f"this lets it go on: {resume}" if facts["paused"] else ""
     run = known.run
+    if run is not None and run.phase is Phase.CANCELLED:
+        return f"this goes on where it was: {resume}"
+    if facts["paused"] and run is not None and not run.phase.is_final:
+        return f"it is paused, and not running; this goes on where it was: {resume}"
     if run is None or not run.phase.is_final:
         return f"it is not running; this goes on where it was: {known.command}"
     if run.phase is Phase.INCONSISTENT:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from dsync.app.dead_letters import with_letters_that_wait
 from dsync.app.ends import Meeting, opening
 from dsync.app.flows import ChosenRun, choose_run, find_or_begin_flow
+from dsync.app.heeding import heeding, set_right
 from dsync.app.holding import holding
 from dsync.app.log_context import logging_run
 from dsync.app.requests import SyncRequest, load_of
+from dsync.app.resuming import flow_to_resume
 from dsync.app.standing import FORGOTTEN, forgotten
 from dsync.coordinator.context import RunContext
+from dsync.coordinator.control import Control
 from dsync.coordinator.events import CallRetried, Event, EventHandler, FindingReported, PhaseChanged, SinkPutBack
 from dsync.coordinator.journal import Journal
 from dsync.coordinator.plan import stop_at
@@ -62,7 +65,7 @@ class SyncOutcome:
 
 def _exit_code_of(run: RunRow) -> int:
     summary: dict[str, Any] = dict(run.summary or {})
-    if summary.get("consistent") is False:
+    if run.phase is Phase.CANCELLED or summary.get("consistent") is False:
         return 6
     return 5 if summary.get("dead_letters") else 0
 
@@ -101,6 +104,7 @@ async def sync(request: SyncRequest, emit: EventHandler, stopping: asyncio.Event
 
     Raises:
         StoppedError: `stopping` was set; everything so far is durable.
+        RunCancelledError: `dsync cancel` asked for its end.
         DsyncError: with the exit code that says whose move it is.
     """
 
@@ -116,19 +120,29 @@ async def sync(request: SyncRequest, emit: EventHandler, stopping: asyncio.Event
         meeting.refuse_same_ends()
         spec = spec_of(request, meeting)
         fingerprint = spec.fingerprint(meeting.source.info.id, meeting.sink.info.id)
-        flow = await find_or_begin_flow(store, name=request.flow, fingerprint=fingerprint, spec=spec, sink=meeting.sink)
+        if request.resumes:
+            flow = flow_to_resume(store, request.resumes, fingerprint)
+        else:
+            flow = await find_or_begin_flow(
+                store, name=request.flow, fingerprint=fingerprint, spec=spec, sink=meeting.sink
+            )
         logged.flow = flow.flow
         await stack.enter_async_context(holding(store, flow.flow, awaited))
         # Before anything is said or begun: on another server a copy is neither finished nor gone on with.
         meeting.refuse_other_ends(store.list_runs(flow.flow))
+        set_right(store, flow.flow, again=request.again, resumes=bool(request.resumes), emit=emit)
         chosen = await choose_run(store, flow, spec, meeting.source, meeting.sink, again=request.again)
         logged.run = chosen.run.run
         if chosen.setback:
             emit(SinkPutBack(reason=chosen.setback))
-        if chosen.is_finished and not request.verify:
+        if chosen.is_finished and (not request.verify or chosen.run.phase is Phase.CANCELLED):
             run = with_letters_that_wait(store, chosen.run)
             return SyncOutcome(flow=flow.flow, flow_name=flow.name or "", run=run, result=None, state=store.named)
-        return await _run(store, request, spec, fingerprint, meeting, chosen, emit, stopping)
+        title = flow.name or flow.flow
+        async with heeding(
+            store, flow=flow.flow, run=chosen.run.run, title=title, emit=emit, stopping=stopping
+        ) as control:
+            return await _run(store, request, spec, fingerprint, meeting, chosen, emit, stopping, control)
 
 
 def _open_store(location: str) -> Store:
@@ -146,6 +160,7 @@ async def _run(
     chosen: ChosenRun,
     emit: EventHandler,
     stopping: asyncio.Event,
+    control: Control,
 ) -> SyncOutcome:
     flow, run = chosen.flow, chosen.run
     agreement = await meeting.agree(spec, flow=flow.flow, run=run.run, end_orphans=True)
@@ -169,6 +184,7 @@ async def _run(
             emit=record,
             stopping=stopping,
             again_from=chosen.again_from,
+            control=control,
             spools=spool_directory(request.state, flow.flow),
         )
         copy = Run(context=context)

@@ -84,6 +84,8 @@ def _total(progress: Progress, now_s: float) -> tuple[Text | ProgressBar | str, 
         if stage.namespaces:
             what += f": {stage.namespaces_done} of {len(stage.namespaces)} tables"
         share = stage.share
+    if progress.is_paused:
+        what, eta_s = f"paused ({what})", None
     return (
         Text(what),
         ProgressBar(total=1.0, completed=share, width=20),

@@ -61,6 +61,8 @@ def explain(error: BaseException) -> Failure:
         return Failure(
             exit_code=128 + error.number, kind=signal.Signals(error.number).name, message=str(error), prefix="stopped"
         )
+    if _is_cancelled(error):
+        return Failure(exit_code=143, kind=type(error).__name__, message=str(error), prefix="stopped")
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         return Failure(exit_code=130, kind="SIGINT", message="nothing more was done", prefix="stopped")
     if isinstance(error, UnsupportedPlatformError):
@@ -74,6 +76,12 @@ def _usage(error: click.ClickException) -> Failure:
     if isinstance(error, click.UsageError) and error.ctx is not None and not is_help:
         message = f"{message.rstrip('.')} (see {error.ctx.command_path} --help)"
     return Failure(exit_code=2, kind="UsageError", message=message, is_help=is_help)
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Another command has ended this one, as SIGTERM would have."""
+    control = sys.modules.get("dsync.coordinator.control")
+    return control is not None and isinstance(error, control.RunCancelledError)
 
 
 def _ours(error: BaseException) -> Failure | None:

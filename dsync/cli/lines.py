@@ -10,6 +10,7 @@ from dsync.cli.progress import Progress
 from dsync.cli.text import duration
 from dsync.coordinator.events import (
     CallRetried,
+    CancelAsked,
     DeadLetterAdded,
     Event,
     FindingReported,
@@ -20,6 +21,8 @@ from dsync.coordinator.events import (
     PageCopied,
     PartitionCopied,
     PhaseChanged,
+    RequestHeeded,
+    RunPaused,
     SinkPutBack,
     SnapshotLost,
     SnapshotRenewed,
@@ -32,8 +35,18 @@ _MANY_NAMESPACES = 20
 """More than so many are named one by one only under -v."""
 _FINDINGS_OF_A_KIND = 5
 """`dsync doctor` lists them all."""
-_AT_ONCE = (PhaseChanged, NamespaceStopped, SinkPutBack, SnapshotLost, SnapshotRenewed, LeaseAwaited)
-_GRAVE = (NamespaceStopped, SinkPutBack, SnapshotLost, LeaseAwaited, CallRetried, DeadLetterAdded, NamespaceRestarted)
+_AT_ONCE = (PhaseChanged, NamespaceStopped, SinkPutBack, SnapshotLost, SnapshotRenewed, LeaseAwaited, RequestHeeded)
+_GRAVE = (
+    NamespaceStopped,
+    SinkPutBack,
+    SnapshotLost,
+    LeaseAwaited,
+    CallRetried,
+    DeadLetterAdded,
+    NamespaceRestarted,
+    RunPaused,
+    CancelAsked,
+)
 
 
 class Lines:

@@ -18,7 +18,7 @@ EXIT_CODES: Mapping[int, str] = {
     5: "done, but the sink refused records: they are dead letters",
     6: "done, but inconsistent or incomplete: a table stopped or changed, and is named",
     130: "interrupted by Ctrl-C; the same command goes on",
-    143: "ended by SIGTERM; the same command goes on",
+    143: "ended by SIGTERM, and the same command goes on; or by `dsync cancel`, and `dsync resume` does",
 }
 """Where several would fit, the worst wins: 1, 3, 2, 6, 4, 5."""
 
@@ -146,6 +146,39 @@ ENTRIES: Mapping[str, Entry] = {
     "flows": Entry(examples=(Example(what="List what has been run.", lines=(_NIGHTLY, "dsync flows")),)),
     "status": Entry(
         examples=(Example(what="See one flow in full.", lines=(_NIGHTLY, "dsync status nightly")),),
+    ),
+    "pause": Entry(
+        exit_codes=(*_ANY, 130, 143),
+        examples=(
+            Example(
+                what="Let a flow rest while the source is busy, and go on later.",
+                lines=(_NIGHTLY, "dsync pause nightly", "dsync resume nightly"),
+            ),
+        ),
+    ),
+    "resume": Entry(
+        exit_codes=(0, 1, 2, 3, 5, 6, 130, 143),
+        examples=(
+            Example(
+                what="Go on with a flow from its stored specification; passwords come from where references point.",
+                lines=(_NIGHTLY, "dsync resume nightly"),
+            ),
+        ),
+        files=("~/.local/state/dsync/state.db", *_PLUGINS, _SHARED_MEMORY),
+        environment=_ENDPOINTS,
+    ),
+    "cancel": Entry(
+        exit_codes=(*_ANY, 130, 143),
+        examples=(Example(what="End a run from another terminal.", lines=(_NIGHTLY, "dsync cancel nightly")),),
+    ),
+    "rate": Entry(
+        exit_codes=(*_ANY, 130, 143),
+        examples=(
+            Example(
+                what="Spare the source from now on; nothing runs here any more, so this is refused.",
+                lines=(_NIGHTLY, "dsync rate nightly 5000/s 20MiB/s  # exit code 2"),
+            ),
+        ),
     ),
     "dead-letters list": Entry(
         examples=(Example(what="See what the sink has refused.", lines=(_NIGHTLY, "dsync dead-letters list nightly")),),

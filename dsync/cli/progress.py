@@ -17,6 +17,8 @@ from dsync.coordinator.events import (
     NamespaceStopped,
     PageCopied,
     PhaseChanged,
+    RunPaused,
+    RunResumed,
     StepFinished,
 )
 from dsync.verify.events import NamespaceCompared, RowsCompared
@@ -146,6 +148,7 @@ class Progress:
         self.clock = clock
         self.lock = threading.Lock()
         self.phase = ""
+        self.is_paused = False
         self.steps_done = 0
         self.steps = 0
         self.stage = Stage(verb="copied")
@@ -159,6 +162,9 @@ class Progress:
         match event:
             case PhaseChanged():
                 self.phase = event.phase
+            case RunPaused() | RunResumed():
+                self.is_paused = isinstance(event, RunPaused)
+                self.stage.forget_rates(now_s)
             case NamespacePlanned():
                 self._plan(event, now_s)
             case PageCopied():

@@ -23,6 +23,7 @@ from dsync.coordinator.events import (
     NamespaceRestarted,
     NamespaceStopped,
     PhaseChanged,
+    RequestHeeded,
     SnapshotLost,
     SnapshotRenewed,
 )
@@ -37,6 +38,7 @@ FIELDS = {
     "at": "when the line was written, UTC",
     "elapsed_s": "seconds since the command began",
     "phase": "`checking`, `planning`, `preparing`, `copying`, `finishing`, `verifying`, …; empty before the first",
+    "is_paused": "true from a `dsync pause` on until it is resumed",
     "is_last": "true in the last line, which lists every namespace",
     "rows": "copied so far, those of earlier lives of the run too; in `verifying` compared so far",
     "estimated_rows": "of all namespaces, as the source's catalogue has it",
@@ -78,6 +80,7 @@ _SAID = (
     LeaseAwaited,
     CallRetried,
     FindingReported,
+    RequestHeeded,
 )
 """Events that have a line of their own, `"type": "event"`, since the numbers do not tell them."""
 
@@ -137,6 +140,7 @@ class JsonLines:
                 "at": _now(),
                 "elapsed_s": round(now_s - progress.started_s, 3),
                 "phase": progress.phase,
+                "is_paused": progress.is_paused,
                 "is_last": is_last,
                 "rows": stage.rows,
                 "estimated_rows": sum(entry.estimated_rows for entry in stage.namespaces.values()),

@@ -37,6 +37,7 @@ def run(
 
     Raises:
         InterruptedRunError: a signal ended it.
+        RunCancelledError: another command did.
     """
     # gRPC's core prints on stderr what it thinks of lost connections; the calls' errors say the same, once.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -48,6 +49,7 @@ def run(
 async def _supervise(
     action: Callable[[asyncio.Event], Coroutine[Any, Any, T]], *, drain_s: float | None, afterwards: str
 ) -> T:
+    from dsync.coordinator.control import RunCancelledError
     from dsync.coordinator.tasks import StoppedError
 
     loop = asyncio.get_running_loop()
@@ -73,8 +75,8 @@ async def _supervise(
         loop.add_signal_handler(number, on_signal, number)
     try:
         return await action(stopping)
-    except (StoppedError, asyncio.CancelledError):
-        if not received:
+    except (StoppedError, asyncio.CancelledError) as error:
+        if not received or isinstance(error, RunCancelledError):
             raise
         raise InterruptedRunError(received[0], afterwards) from None
     finally:

@@ -75,6 +75,11 @@ def _head(outcome: SyncOutcome, facts: Mapping[str, Any]) -> str:
     )
     if outcome.result is None:
         title = outcome.flow_name or outcome.flow
+        if outcome.run.phase.value == "cancelled":
+            return (
+                f"flow {title} was cancelled at {moment(outcome.run.finished_at)}, with {size} there; nothing moved"
+                f" (`dsync resume {title}` or --again goes on where it was)"
+            )
         return (
             f"flow {title} finished at {moment(outcome.run.finished_at)}: {size}; nothing moved"
             " (--again reads again what may have changed)"
@@ -117,6 +122,8 @@ def _more(count: int, noun: str) -> list[str]:
 
 
 def _problem(outcome: SyncOutcome) -> str:
+    if outcome.result is None and outcome.run.phase.value == "cancelled":
+        return "the flow was cancelled before it was done"
     return {
         4: "verification found differences",
         5: "the sink refused some records",

@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from dsync.coordinator.tasks import StoppedError
 
 
+class RunCancelledError(StoppedError):
+    """Somebody asked for the run's end, and it has ended; everything so far is durable and checkpointed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
     """How much may be read in a second; 0: as much as there is."""

@@ -151,6 +151,37 @@ class StreamMoved(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHeeded(Event):
+    """Base of what follows from requests, which the store keeps by themselves."""
+
+    kept: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPaused(RequestHeeded):
+    """Nothing new is read; what is on its way is finished."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResumed(RequestHeeded):
+    """It was paused, and goes on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateChanged(RequestHeeded):
+    rows_per_s: int
+    """0: as many as there are."""
+    bytes_per_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelAsked(RequestHeeded):
+    """The run ends once what is on its way is finished."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished(Event):
     rows: int
     size_bytes: int

@@ -20,7 +20,8 @@ def flows(state: str) -> Answer:
     from dsync.app.status import FlowStatus, list_flows
 
     def row(flow: FlowStatus) -> tuple[str, ...]:
-        phase = f"{flow.phase} (running)" if flow.is_running else flow.phase
+        more = [word for word, holds in (("running", flow.is_running), ("paused", flow.paused)) if holds]
+        phase = f"{flow.phase} ({', '.join(more)})" if more else flow.phase
         return (
             flow.flow,
             flow.name or "-",

@@ -53,12 +53,16 @@ def headline(flow: FlowDetails) -> str:
 
 def _condition(flow: FlowDetails) -> str:
     if flow.holder is not None:
-        return f"{flow.phase}, run by process {flow.holder.pid} on {flow.holder.host}"
+        return (
+            f"{flow.phase}{', paused' if flow.paused else ''}, run by process {flow.holder.pid} on {flow.holder.host}"
+        )
     if flow.phase in ("done", "inconsistent", "cancelled"):
         return f"{flow.phase} since {moment(flow.finished_at)}"
     if flow.phase == "failed":
         return f"failed at {moment(flow.finished_at)}"
-    return f"interrupted ({flow.phase})" if flow.run else "never run"
+    if not flow.run:
+        return "never run"
+    return f"{'paused' if flow.paused else 'interrupted'} ({flow.phase})"
 
 
 def render(flow: FlowDetails, *, verbose: bool) -> str:
@@ -70,6 +74,8 @@ def render(flow: FlowDetails, *, verbose: bool) -> str:
         facts.append(("consistent", "yes" if flow.consistent else "no"))
     if flow.holder is not None:
         facts.append(("lease", f"another {duration(flow.holder.lease_s)}, unless it is renewed"))
+    if flow.paused and flow.phase in ("done", "inconsistent", "cancelled", "failed", "new"):
+        facts.append(("paused", "yes: its next start begins so, unless `dsync resume` starts it"))
     if flow.error:
         facts.append(("last error", str(flow.error.get("message", ""))))
     parts = ["\n".join(columns(facts)), _tables(flow, verbose=verbose), dead_letters(flow.dead_letter_reasons)]

@@ -22,10 +22,6 @@ LATER_FLAGS = (
     "--metrics=:1",
 )
 LATER_COMMANDS = (
-    "pause",
-    "resume",
-    "cancel",
-    "rate",
     "resync",
     "cutover",
     "conformance",

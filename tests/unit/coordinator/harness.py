@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dsync.coordinator.context import RunContext
+from dsync.coordinator.control import Control
 from dsync.coordinator.ends import End, negotiate, open_sessions
 from dsync.coordinator.events import Event
 from dsync.coordinator.journal import Journal
@@ -68,6 +69,7 @@ class Harness:
         sink_faults: tuple[str, ...] = (),
         stopping: asyncio.Event | None = None,
         again_from: str = "",
+        control: Control | None = None,
         **changes: Any,
     ) -> RunResult:
         spec = self.spec.model_copy(update=changes)
@@ -93,6 +95,7 @@ class Harness:
                 emit=self.events.append,
                 stopping=stopping or asyncio.Event(),
                 again_from=again_from,
+                control=control or Control(),
             )
             return await Run(context=context).execute()
         finally:

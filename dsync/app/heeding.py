@@ -1,0 +1,251 @@
+"""Heeding what other commands ask of the flow that runs here: its requests in the store, looked for every second.
+
+A pause is in force as long as its request is open, whoever runs the flow: a coordinator that dies while it is paused
+leaves a flow that is paused. Everything else is done with when it was heeded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dsync.coordinator.control import Control, Rate, RunCancelledError
+from dsync.coordinator.events import CancelAsked, EventHandler, RateChanged, RunPaused, RunResumed
+from dsync.coordinator.tasks import StoppedError, task_group
+from dsync.state import Phase, StateBusyError, StateUnreachableError
+
+if TYPE_CHECKING:
+    from dsync.state import RequestRow, Store
+
+
+class RequestKind(enum.StrEnum):
+    """What can be asked of a run."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    CANCEL = "cancel"
+    RATE = "rate"
+
+
+LOOK_EVERY_S = 1.0
+DRAIN_S = 25.0
+"""How long what is on its way may take after a cancel, before the run ends without it."""
+
+Pause = Callable[[float], Awaitable[object]]
+"""As asyncio.sleep; tests give one that moves their clock."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Heeder:
+    store: Store
+    flow: str
+    run: str
+    title: str
+    emit: EventHandler
+    stopping: asyncio.Event
+    control: Control
+    on_cancel: Callable[[], None]
+    cancel: RequestRow | None = field(default=None, init=False)
+    """Whose end the run is coming to."""
+    _pauses: list[RequestRow] = field(default_factory=list, init=False)
+    """In force."""
+    _seen: int = field(default=0, init=False)
+
+    async def look(self) -> None:
+        """Heed what was asked since the last time."""
+        for request in await asyncio.to_thread(self.store.take_requests, self.flow, since=self._seen):
+            await self._heed(request)
+            # Not before: what could not be recorded is heeded once more, which changes nothing.
+            self._seen = request.request
+
+    async def watch(self, pause: Pause) -> None:
+        while True:
+            await pause(LOOK_EVERY_S)
+            # What keeps the state away is said by whoever has something to record, and ends with the lease.
+            with contextlib.suppress(StateBusyError, StateUnreachableError):
+                await self.look()
+
+    async def _heed(self, request: RequestRow) -> None:
+        match request.kind:
+            case RequestKind.PAUSE:
+                self._pauses.append(request)
+                if not self.control.is_paused:
+                    self.control.pause()
+                    self.emit(RunPaused(reason=f"as `dsync pause` asked; `dsync resume {self.title}` lets it go on"))
+            case RequestKind.RESUME:
+                await self._go_on(request)
+            case RequestKind.RATE:
+                rate = Rate(
+                    rows_per_s=int(request.args.get("rows_per_s", 0)),
+                    bytes_per_s=int(request.args.get("bytes_per_s", 0)),
+                )
+                self.control.limit(rate)
+                self.emit(RateChanged(rows_per_s=rate.rows_per_s, bytes_per_s=rate.bytes_per_s))
+                await self.complete(request, heeded=True)
+            case RequestKind.CANCEL:
+                if self.cancel is not None:
+                    await self.complete(request, heeded=True)
+                    return
+                self.cancel = request
+                self.emit(CancelAsked())
+                self.stopping.set()
+                self.on_cancel()
+            case other:
+                # Of a newer dsync, which is told so rather than kept waiting.
+                await self.complete(request, heeded=False, reason=f"this version does not know {other!r}")
+
+    async def _go_on(self, request: RequestRow) -> None:
+        was_paused = bool(self._pauses)
+        await self.end_pauses("resumed")
+        if was_paused:
+            self.control.resume()
+            self.emit(RunResumed())
+        await self.complete(request, heeded=True, was_paused=was_paused)
+
+    async def end_pauses(self, how: str) -> None:
+        while self._pauses:
+            await self.complete(self._pauses[0], heeded=True, ended=how)
+            del self._pauses[0]
+
+    async def complete(self, request: RequestRow, *, heeded: bool, **more: Any) -> None:
+        await asyncio.to_thread(
+            self.store.complete_request, self.flow, request.request, {"heeded": heeded, **more, "run": self.run}
+        )
+
+    async def end_as_cancelled(self) -> RunCancelledError:
+        """Record it; a run that was cancelled is not gone on with by a mere repeat of its command."""
+        assert self.cancel is not None, "only a run that was cancelled ends so"
+        await asyncio.to_thread(record_cancelled, self.store, self.flow, self.run)
+        await self.end_pauses("cancelled")
+        await self.complete(self.cancel, heeded=True, phase=Phase.CANCELLED.value)
+        return RunCancelledError(
+            f"cancelled by `dsync cancel`; what has arrived is durable, and `dsync resume {self.title}` goes on from"
+            " there"
+        )
+
+
+@asynccontextmanager
+async def heeding(
+    store: Store,
+    *,
+    flow: str,
+    run: str,
+    title: str,
+    emit: EventHandler,
+    stopping: asyncio.Event,
+    pause: Pause = asyncio.sleep,
+    drain_s: float = DRAIN_S,
+) -> AsyncIterator[Control]:
+    """What is asked meanwhile is heeded inside. Where the flow is paused the block begins when it goes on.
+
+    Call while holding the flow.
+
+    Raises:
+        RunCancelledError: somebody asked for the run's end; that is recorded.
+        StoppedError: `stopping` was set while it was paused.
+    """
+    runner = asyncio.current_task()
+    assert runner is not None, "coroutines run in tasks"
+    overdue: list[asyncio.TimerHandle] = []
+    is_overdue = False
+
+    def give_up() -> None:
+        nonlocal is_overdue
+        is_overdue = True
+        runner.cancel()
+
+    def on_cancel() -> None:
+        overdue.append(asyncio.get_running_loop().call_later(drain_s, give_up))
+
+    heeder = _Heeder(
+        store=store,
+        flow=flow,
+        run=run,
+        title=title,
+        emit=emit,
+        stopping=stopping,
+        control=Control(),
+        on_cancel=on_cancel,
+    )
+    try:
+        await heeder.look()
+        async with task_group() as tasks:
+            watching = tasks.create_task(heeder.watch(pause), name=f"requests of flow {flow}")
+            try:
+                await heeder.control.wait_while_paused(stopping)
+                if heeder.cancel is not None:
+                    raise StoppedError
+                yield heeder.control
+            finally:
+                watching.cancel()
+    except StoppedError:
+        if heeder.cancel is None:
+            raise
+        raise await heeder.end_as_cancelled() from None
+    except asyncio.CancelledError:
+        if not is_overdue:
+            raise
+        runner.uncancel()
+        raise await heeder.end_as_cancelled() from None
+    else:
+        await _settle(heeder)
+    finally:
+        for timer in overdue:
+            timer.cancel()
+
+
+async def _settle(heeder: _Heeder) -> None:
+    """The run has come to its own end: what was asked too late is answered."""
+    with contextlib.suppress(StateBusyError, StateUnreachableError):
+        await heeder.end_pauses("finished")
+        if heeder.cancel is not None:
+            await heeder.complete(heeder.cancel, heeded=False, reason="the run had come to its end")
+
+
+def set_right(store: Store, flow: str, *, again: bool, resumes: bool, emit: EventHandler) -> None:
+    """Before a run is chosen: what an earlier coordinator left open, and a run that was cancelled.
+
+    Whoever types `resume` or `--again` means it more than what was asked before. A rate belonged to a process.
+    """
+    overruled = {RequestKind.RATE}
+    overruled |= {RequestKind.CANCEL} if again or resumes else set()
+    overruled |= {RequestKind.PAUSE, RequestKind.RESUME} if resumes else set()
+    was_paused = False
+    for request in store.open_requests(flow):
+        if request.kind in overruled:
+            store.complete_request(flow, request.request, {"heeded": False, "reason": "the flow was started anew"})
+            was_paused |= request.kind == RequestKind.PAUSE
+    if was_paused:
+        emit(RunResumed())
+    latest = store.latest_run(flow)
+    if (again or resumes) and latest is not None and latest.phase is Phase.CANCELLED:
+        store.set_phase(flow, latest.run, Phase.COPYING if latest.extra.get("planned") else Phase.CHECKING)
+
+
+def record_cancelled(store: Store, flow: str, run: str) -> None:
+    """The run has ended without being done; how much had arrived is kept with it."""
+    planned = {(row.namespace, row.sink): row for row in store.load_namespaces(flow, run)}
+    totals = store.namespace_totals(flow, run)
+    summary = {
+        "rows": sum(total.rows for total in totals),
+        "bytes": sum(total.size_bytes for total in totals),
+        "dead_letters": sum(total.dead_letters for total in totals),
+        "namespaces": [
+            {
+                "namespace": total.namespace,
+                "target": planned[total.namespace, total.sink].target,
+                "rows": total.rows,
+                "bytes": total.size_bytes,
+                "state": planned[total.namespace, total.sink].state.value,
+                "reason": "",
+                "dead_letters": total.dead_letters,
+            }
+            for total in totals
+        ],
+    }
+    store.finish_run(flow, run, Phase.CANCELLED, summary=summary)
