@@ -1,6 +1,7 @@
-"""What a PostgreSQL source packs for a PostgreSQL sink: the schema, and where sequences stand. Versioned msgpack.
+"""What a PostgreSQL source packs for a PostgreSQL sink: the schema, where sequences stand, and how columns came about.
 
-`describe` and `get_finish_data` write it, the sink's `prepare` and `finish` read it; in between it is opaque.
+Versioned msgpack. `describe` and `get_finish_data` write it, the sink's `prepare` and `finish` read it; what is said of
+columns are the details of a relation in a stream. In between it is opaque.
 """
 
 from __future__ import annotations
@@ -87,3 +88,45 @@ def decode_positions(data: bytes) -> tuple[SequencePosition, ...]:
         )
     except (ValueError, KeyError, TypeError, msgpack.UnpackException) as exc:
         raise errors.RequestError("sequence positions: they were not read by a PostgreSQL source of dsync") from exc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnFacts:
+    """A column as the source has it, for a sink that has to add it."""
+
+    name: str
+    default: str = field(default="", repr=False)
+    """An expression, every name in it qualified; empty: NULL."""
+    old_value: str | None = field(default=None, repr=False)
+    """What rows have that were there before it was added; None: NULL, unless it is computed."""
+    is_computed: bool = False
+    """Those rows may have got values of their own, which nobody has sent."""
+
+
+def encode_columns(columns: Iterable[ColumnFacts]) -> bytes:
+    """The details of a relation in a stream."""
+    rows = [[column.name, column.default, column.old_value, column.is_computed] for column in columns]
+    packed: bytes = msgpack.packb({"v": _VERSION, "columns": rows})
+    return packed
+
+
+def decode_columns(data: bytes) -> dict[str, ColumnFacts]:
+    """The inverse of `encode_columns`, by name; empty bytes say nothing of any column.
+
+    Raises:
+        RequestError: these bytes were not made by this connector, or by a later version of it.
+    """
+    if not data:
+        return {}
+    try:
+        fields = msgpack.unpackb(data)
+        if fields["v"] != _VERSION:
+            raise errors.RequestError(
+                f"columns of a table: version {fields['v']} is not known here; use the same release at both ends"
+            )
+        return {
+            name: ColumnFacts(name=name, default=default, old_value=old_value, is_computed=is_computed)
+            for name, default, old_value, is_computed in fields["columns"]
+        }
+    except (ValueError, KeyError, TypeError, msgpack.UnpackException) as exc:
+        raise errors.RequestError("columns of a table: they were not read by a PostgreSQL source of dsync") from exc

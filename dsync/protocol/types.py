@@ -607,6 +607,8 @@ class ChangeRelation:
     columns: tuple[ChangeColumn, ...] = ()
     full_old_row: bool = False
     """The old row comes whole with updates and deletes."""
+    details: bytes = field(default=b"", repr=False)
+    """What a sink needs besides to make a column that it lacks, in the source's own form; empty: it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from psycopg import sql
 from dsync.sdk import types
 from dsync_postgres.sink import large_objects, ledger
 from dsync_postgres.sink.ledger import SCHEMA, Connection
+from dsync_postgres.sink.remembered import forget_shapes
 
 _SAVE = """
 INSERT INTO _dsync.manifest AS m (flow, fingerprint, name, run, plan)
@@ -74,6 +75,7 @@ def forget(connection: Connection, flow: str) -> list[str]:
             removed.append(f"{count} {noun}{'' if count == 1 else 's'} of flow {flow} at the sink")
     if count := large_objects.forget(connection, flow):
         removed.append(f"{count} large object note{'' if count == 1 else 's'} of flow {flow} at the sink")
+    forget_shapes(connection, flow)
     removed += _drop_unused(connection)
     return removed
 

@@ -143,7 +143,12 @@ def _relation_to_pb(relation: t.ChangeRelation) -> dsync.ChangeRelation:
         dsync.ChangeColumn(name=column.name, type=column.type, key_position=column.key_position)
         for column in relation.columns
     ]
-    return dsync.ChangeRelation(namespace=relation.namespace, columns=columns, full_old_row=relation.full_old_row)
+    return dsync.ChangeRelation(
+        namespace=relation.namespace,
+        columns=columns,
+        full_old_row=relation.full_old_row,
+        details=relation.details,
+    )
 
 
 def _relation_from_pb(message: dsync.ChangeRelation) -> t.ChangeRelation:
@@ -151,7 +156,12 @@ def _relation_from_pb(message: dsync.ChangeRelation) -> t.ChangeRelation:
         t.ChangeColumn(name=column.name, type=column.type, key_position=column.key_position)
         for column in message.columns
     )
-    return t.ChangeRelation(namespace=message.namespace, columns=columns, full_old_row=message.full_old_row)
+    return t.ChangeRelation(
+        namespace=message.namespace,
+        columns=columns,
+        full_old_row=message.full_old_row,
+        details=message.details,
+    )
 
 
 def _commit_to_pb(commit: t.ChangeCommit) -> dsync.ChangeCommit:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 from dsync.sdk import errors, types
+from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Sessions
 from dsync_postgres.sink.apply import frames
 from dsync_postgres.sink.apply.lanes import Lane, Lanes
 from dsync_postgres.sink.apply.pipeline import Connection
+from dsync_postgres.sink.apply.reshape import follow
 from dsync_postgres.sink.apply.shape import Shape
 from dsync_postgres.sink.destinations import Destinations
 from dsync_postgres.sink.ledger import Guard
@@ -61,9 +63,11 @@ class ApplySide:
     def _write(self, request: types.WriteChangesRequest, lane: Lane, connection: Connection) -> types.WrittenChanges:
         relations, targets = request.frame.relations, request.targets
 
+        guards = tuple(Guard(context=context, unlogged=False) for context in (request.context, *request.also))
+
         def shape_of(index: int) -> Shape:
             try:
-                return self._shape(connection, relations[index], targets[index], is_replica=lane.is_replica)
+                return self._shape(connection, lane, guards[0], relations[index], targets[index])
             except errors.NamespaceChangedError as exc:
                 # Whoever stops a table has to know which: only the source's name means the same to all.
                 exc.about(relations[index].namespace)
@@ -74,7 +78,7 @@ class ApplySide:
 
         lane.prepared.trim(connection)
         job = frames.Job(
-            guards=tuple(Guard(context=context, unlogged=False) for context in (request.context, *request.also)),
+            guards=guards,
             frame=request.frame,
             shape_of=shape_of,
             reshaped=reshaped,
@@ -84,17 +88,17 @@ class ApplySide:
         )
         return frames.apply(connection, lane.prepared, job)
 
-    def _shape(self, connection: Connection, relation: types.ChangeRelation, target: str, *, is_replica: bool) -> Shape:
+    def _shape(
+        self, connection: Connection, lane: Lane, guard: Guard, relation: types.ChangeRelation, target: str
+    ) -> Shape:
         found = self._shapes.get((target, relation))
         if found is not None:
             return found
-        try:
-            shape = Shape(relation, self._destinations.table(connection, target))
-        except errors.NamespaceChangedError:
-            # What we know of the table may be from before a column was added.
-            self._destinations.forget(target)
-            shape = Shape(relation, self._destinations.table(connection, target))
-        if not is_replica:
+        follow(connection, guard, relation, TableName.parse(target))
+        # What we know of the table may be from before a column was added.
+        self._destinations.forget(target)
+        shape = Shape(relation, self._destinations.table(connection, target))
+        if not lane.is_replica:
             _require_quiet(connection, shape)
         if len(self._shapes) >= _MOST_SHAPES:
             self._shapes.clear()

@@ -2106,9 +2106,14 @@ class ChangeRelation(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
     FULL_OLD_ROW_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     full_old_row: _builtins.bool
     """The old row comes whole with updates and deletes."""
+    details: _builtins.bytes
+    """What a sink needs besides to make a column that it lacks, in the source's
+    own form; empty: the source does not say.
+    """
     @_builtins.property
     def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangeColumn]: ...
     def __init__(
@@ -2117,10 +2122,11 @@ class ChangeRelation(_message.Message):
         namespace: _builtins.str = ...,
         columns: _abc.Iterable[Global___ChangeColumn] | None = ...,
         full_old_row: _builtins.bool = ...,
+        details: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "full_old_row", b"full_old_row", "namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "details", b"details", "full_old_row", b"full_old_row", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
