@@ -161,6 +161,11 @@ class FlowFile(BaseModel):
     progress: Annotated[
         Literal["auto", "bar", "plain", "json", "none"] | None, Field(description="How it is shown.")
     ] = None
+    metrics: Annotated[
+        str | None,
+        BeforeValidator(lambda value: str(value) if isinstance(value, int) else value),
+        Field(description="Where metrics for Prometheus are served: PORT or HOST:PORT."),
+    ] = None
     quick: Annotated[bool, Field(description="verify: compare counts only.")] = False
     max_diffs: Annotated[int | None, Field(description="verify: differences listed per table.", ge=0)] = None
     show_values: Annotated[bool, Field(description="verify: show what differs.")] = False

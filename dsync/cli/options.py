@@ -13,6 +13,7 @@ from dsync.cli.settings import Settings
 from dsync.cli.sizes import KIB, MIB, parse_size, size_text
 
 if TYPE_CHECKING:
+    from dsync.app.metrics import MetricsAddress
     from dsync.app.requests import SyncRequest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -167,6 +168,25 @@ def progress_option() -> Callable[[Any], Any]:
         help="How progress is shown on stderr: a table, log lines, one JSON object a line, or nothing; auto: a table"
         " on a terminal, else log lines.",
     )
+
+
+def metrics_option() -> Callable[[Any], Any]:
+    return click.option(
+        "--metrics",
+        metavar="ADDR",
+        default="",
+        help="Serve metrics for Prometheus at this HOST:PORT, or at PORT of this machine alone; 0 is a free one. Other"
+        " machines can read them with --allow-plaintext only.",
+    )
+
+
+def metrics_address(text: str | None, *, allow_plaintext: bool) -> MetricsAddress | None:
+    """Where `metrics_option` wants them; None: nowhere."""
+    if not text:
+        return None
+    from dsync.app.metrics import MetricsAddress
+
+    return MetricsAddress.parse(text, allow_plaintext=allow_plaintext)
 
 
 def flow_options() -> Callable[[Any], Any]:

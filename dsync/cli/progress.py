@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from dsync.app.rates import Rate
 from dsync.coordinator.events import (
     DeadLetterAdded,
     Event,
@@ -23,34 +23,8 @@ from dsync.coordinator.events import (
 )
 from dsync.verify.events import NamespaceCompared, RowsCompared
 
-_WINDOW_S = 10.0
-_SAMPLE_S = 0.5
 _LEAST_WEIGHT_BYTES = 8192
 """What a table counts for that is empty or of unknown size: it takes a moment all the same."""
-
-
-@dataclass(slots=True)
-class Rate:
-    """Growth per second over the last seconds, of several numbers at a time."""
-
-    samples: deque[tuple[float, tuple[float, ...]]] = field(default_factory=deque)
-
-    def add(self, at_s: float, values: tuple[float, ...]) -> None:
-        """Note what the numbers have come to; called as often as one likes."""
-        if self.samples and at_s - self.samples[-1][0] < _SAMPLE_S and len(self.samples) > 1:
-            self.samples[-1] = (self.samples[-1][0], values)
-            return
-        self.samples.append((at_s, values))
-        while at_s - self.samples[0][0] > _WINDOW_S and len(self.samples) > 2:
-            self.samples.popleft()
-
-    def per_second(self, at_s: float) -> tuple[float, ...]:
-        """Nothing where nothing is known; falls while nothing happens."""
-        if len(self.samples) < 2:
-            return ()
-        (first_s, first), (_, last) = self.samples[0], self.samples[-1]
-        elapsed_s = max(at_s - first_s, 1e-6)
-        return tuple((now - then) / elapsed_s for then, now in zip(first, last, strict=True))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dsync.cli.lines import Lines
 from dsync.cli.logs import progress_logger
@@ -13,7 +13,32 @@ from dsync.cli.progress import Progress
 from dsync.cli.settings import Settings
 from dsync.coordinator.events import Event, EventHandler
 
+if TYPE_CHECKING:
+    from dsync.app.metrics import MetricsAddress
+
 Choice = Literal["auto", "bar", "plain", "json", "none"]
+
+
+@contextmanager
+def observing(settings: Settings, choice: Choice, metrics: MetricsAddress | None) -> Iterator[EventHandler]:
+    """Where a run's events go: its progress, and its metrics where they are asked for."""
+    if metrics is None:
+        with showing_progress(settings, choice) as show:
+            yield show
+        return
+    from dsync.app.metrics import RunMetrics, serving_metrics
+
+    def say(url: str) -> None:
+        progress_logger(settings).info("metrics_served", url=url)
+
+    count = RunMetrics()
+    with serving_metrics(count, metrics, say), showing_progress(settings, choice) as show:
+
+        def show_and_count(event: Event) -> None:
+            show(event)
+            count(event)
+
+        yield show_and_count
 
 
 @contextmanager

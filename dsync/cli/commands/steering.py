@@ -12,7 +12,7 @@ import click
 from dsync.cli.answer import Answer, write
 from dsync.cli.command import DsyncCommand
 from dsync.cli.completing import complete_endpoints, complete_flows
-from dsync.cli.options import RateLimit, progress_option, state_option
+from dsync.cli.options import RateLimit, metrics_address, metrics_option, progress_option, state_option
 from dsync.cli.quantities import Rate
 from dsync.cli.settings import Settings
 from dsync.cli.sizes import size_text
@@ -83,8 +83,9 @@ def pause(settings: Settings, flow: str, state: str) -> Answer:
     help="Where nothing runs the flow: end once everything is at the sink that was committed when streaming began.",
 )
 @progress_option()
+@metrics_option()
 @click.pass_obj
-def resume(settings: Settings, /, flow: str, state: str, progress: Any, **options: Any) -> Answer:
+def resume(settings: Settings, /, flow: str, state: str, progress: Any, metrics: str, **options: Any) -> Answer:
     """Let FLOW (a name, an id or its beginning) go on.
 
     Where a process runs it, that one goes on. Where none does, the flow runs here, as the last command that ran it
@@ -96,25 +97,28 @@ def resume(settings: Settings, /, flow: str, state: str, progress: Any, **option
     if reply.holder is not None or reply.outcome.get("heeded"):
         said = "goes on" if reply.outcome.get("was_paused") else "was not paused, and goes on"
         return Answer(summary=f"flow {reply.title} {said}", result=_result(reply, paused=False))
-    return _run_here(settings, reply, state, progress, options)
+    return _run_here(settings, reply, state, progress, metrics, options)
 
 
-def _run_here(settings: Settings, reply: Reply, state: str, progress: Any, options: Mapping[str, Any]) -> Answer:
+def _run_here(
+    settings: Settings, reply: Reply, state: str, progress: Any, metrics: str, options: Mapping[str, Any]
+) -> Answer:
     from dsync.app.known import existing_store, find_known_flow
     from dsync.app.resuming import request_of
     from dsync.app.status import dead_letter_reasons
     from dsync.app.sync import sync as run_sync
     from dsync.cli.running import run
-    from dsync.cli.showing import showing_progress
+    from dsync.cli.showing import observing
     from dsync.cli.summary import sync_answer
 
     with existing_store(state, wanted=reply.flow) as store:
         assert store is not None, "a flow that is wanted is looked for in a state that exists"
         known = find_known_flow(store, reply.flow)
     request = request_of(known, **options)
+    address = metrics_address(metrics, allow_plaintext=request.allow_plaintext)
 
     async def copy_and_show(stopping: asyncio.Event) -> SyncOutcome:
-        with showing_progress(settings, progress) as emit:
+        with observing(settings, progress, address) as emit:
             return await run_sync(request, emit, stopping)
 
     outcome = run(

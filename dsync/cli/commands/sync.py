@@ -14,6 +14,8 @@ from dsync.cli.options import (
     again_option,
     confirm,
     flow_options,
+    metrics_address,
+    metrics_option,
     progress_option,
     require_ends,
     require_known_mode,
@@ -42,9 +44,17 @@ if TYPE_CHECKING:
     help="Compare both ends: a copy under its own snapshot, a sink that follows once it has caught up, live.",
 )
 @progress_option()
+@metrics_option()
 @click.pass_context
 def sync(
-    ctx: click.Context, /, source: str | None, sink: str | None, verify: bool, progress: Any, **options: Any
+    ctx: click.Context,
+    /,
+    source: str | None,
+    sink: str | None,
+    verify: bool,
+    progress: Any,
+    metrics: str | None,
+    **options: Any,
 ) -> Answer:
     """Copy SOURCE to SINK and follow its changes, going on where an earlier run of the same flow was cut off.
 
@@ -67,12 +77,13 @@ def sync(
     from dsync.app.status import dead_letter_reasons
     from dsync.app.sync import sync as run_sync
     from dsync.cli.running import run
-    from dsync.cli.showing import showing_progress
+    from dsync.cli.showing import observing
 
     request = sync_request(options, source=source, sink=sink, verify=verify)
+    address = metrics_address(metrics, allow_plaintext=request.allow_plaintext)
 
     async def copy_and_show(stopping: asyncio.Event) -> SyncOutcome:
-        with showing_progress(settings, progress) as emit:
+        with observing(settings, progress, address) as emit:
             return await run_sync(request, emit, stopping)
 
     outcome = run(

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -19,7 +20,6 @@ LATER_FLAGS = (
     "--transform=mapping:x",
     "--ack=applied",
     "--apply=lanes",
-    "--metrics=:1",
 )
 LATER_COMMANDS = (
     "resync",
@@ -197,6 +197,20 @@ def test_version_and_help_need_nothing_heavy() -> None:
         assert ended.stderr.strip() == "[]"
         # Processor time: the machine may have others to serve.
         assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+
+
+def test_a_sync_without_metrics_does_not_pay_for_them(tmp_path: Path) -> None:
+    """Their library is imported by who asks for them."""
+    program = (
+        "import sys; from dsync.cli.main import execute; code = execute(sys.argv[1:]);"
+        " print('prometheus_client' in sys.modules); sys.exit(code)"
+    )
+    sync = ("sync", "random://?documents=10", "null://", "--mode", "copy", "--state", f"{tmp_path}/state.db", "-q")
+    for more, is_imported in ((), "False"), (("--metrics", "0"), "True"):
+        ended = subprocess.run(
+            [sys.executable, "-c", program, *sync, "--again", *more], capture_output=True, text=True, check=True
+        )
+        assert ended.stdout.split()[-1] == is_imported
 
 
 def test_the_version_is_an_object_too(capsys: pytest.CaptureFixture[str]) -> None:

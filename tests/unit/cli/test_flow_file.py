@@ -106,7 +106,7 @@ def test_an_endpoint_may_have_its_options_beside_it(tmp_path: Path) -> None:
     [
         ("page_bytes: 2MiB", "there is no option 'page_bytes'; did you mean 'page-bytes'?"),
         ("surprise: 1", "there is no option 'surprise'; known are "),
-        ("metrics: ':1'", "there is no option 'metrics'"),
+        ("also: 'null://'", "there is no option 'also'"),
         ("rate-limit: fast", "rate-limit: 'fast' is no rate: write rows as in 5000/s, or bytes as in 20MiB/s"),
         ("retry-for: 5 parsecs", "retry-for: '5 parsecs' is no time"),
         ("parallel: many", "parallel: "),
