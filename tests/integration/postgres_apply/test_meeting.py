@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from psycopg.sql import SQL
 
 from dsync.sdk import errors
 from tests.integration.postgres_apply.conftest import OpenApplier
-from tests.integration.postgres_apply.frames import Changes, relation
+from tests.integration.postgres_apply.frames import UNSENT, Changes, Op, relation
 from tests.support.databases import Database, DatabaseFactory
 
 pytestmark = pytest.mark.parametrize("pg", [15, 18], indirect=True)
@@ -82,26 +83,58 @@ async def test_what_meets_on_a_foreign_key_is_applied_in_order(
     assert db.rows("SELECT * FROM parent") == [(8, "q")]
 
 
+@pytest.mark.parametrize("in_order", [False, True], ids=["sets", "in-order"])
+@pytest.mark.parametrize("operation", [Op.UPDATE, Op.MOVE])
+@pytest.mark.parametrize("lacks", [False, True], ids=["whole", "unsent"])
+@pytest.mark.parametrize(
+    "rule",
+    ["ON UPDATE CASCADE", "ON UPDATE CASCADE ON DELETE CASCADE", "ON UPDATE CASCADE ON DELETE SET NULL"],
+    ids=["refused", "cascade", "null"],
+)
 async def test_a_key_that_others_refer_to_changes_as_at_the_source(
-    database: DatabaseFactory, open_applier: OpenApplier
+    database: DatabaseFactory, open_applier: OpenApplier, in_order: bool, operation: Op, lacks: bool, rule: str
 ) -> None:
-    """ON UPDATE CASCADE takes the children along; a DELETE and an INSERT would be refused."""
+    """What refers to the row follows it; a DELETE and an INSERT would be refused, or take it along."""
     db = database()
     uri = db.owner_uri()
     family(db, uri)
     db.run(
         "ALTER TABLE child DROP CONSTRAINT child_a_fkey",
-        "ALTER TABLE child ADD FOREIGN KEY (a) REFERENCES parent ON UPDATE CASCADE",
-        "INSERT INTO parent VALUES (1, 'p')",
-        "INSERT INTO child VALUES (1, 1)",
+        SQL("ALTER TABLE child ADD FOREIGN KEY (a) REFERENCES parent {}").format(SQL(rule)),
+        "INSERT INTO parent VALUES (1, 'p'), (3, 'q')",
+        "INSERT INTO child VALUES (1, 1), (2, 3)",
     )
     applier = open_applier(db, uri=uri)
     await applier.open()
-    renamed = Changes(relations=FAMILY).update(2, "p", of=1, key=(1, None)).update(1, 2, of=0)
-    with pytest.raises(errors.LanesMeetError):
-        await applier.apply(renamed)
-    await applier.apply(renamed, in_order=True)
-    assert db.rows("SELECT * FROM parent, child") == [(2, "p", 1, 2)]
+    value = UNSENT if lacks else "p"
+    renamed = Changes(relations=FAMILY).insert(9, "x", of=1).update(2, value, of=1, key=(1, None)).update(3, "r", of=1)
+    renamed.operations[1] = operation if not lacks else Op.MOVE
+    assert not (await applier.apply(renamed, in_order=in_order)).incomplete
+    assert db.rows("SELECT * FROM child ORDER BY id") == [(1, 2), (2, 3)]
+    assert db.rows("SELECT * FROM parent ORDER BY id") == [(2, "p"), (3, "r"), (9, "x")]
+
+
+@pytest.mark.parametrize("in_order", [False, True], ids=["sets", "in-order"])
+async def test_rows_that_change_places_keep_what_refers_to_them(
+    database: DatabaseFactory, open_applier: OpenApplier, in_order: bool
+) -> None:
+    """Also in the same table; and a row that is not there is written whole."""
+    db = database()
+    uri = db.owner_uri()
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE t (id int PRIMARY KEY, a text, b int REFERENCES t ON UPDATE CASCADE ON DELETE CASCADE)"
+        )
+        connection.execute("INSERT INTO t VALUES (1, 'one', NULL), (2, 'two', NULL), (3, 'child', 1)")
+    applier = open_applier(db, uri=uri)
+    await applier.open()
+    changes = Changes(relations=[T])
+    for before, after, text in ((1, 9, "one"), (2, 1, "two"), (9, 2, "one"), (7, 8, "new"), (2, 5, "one")):
+        changes.update(after, text, None, key=(before, None, None))
+    changes.operations[:] = [Op.MOVE] * len(changes.operations)
+    await applier.apply(changes, in_order=in_order)
+    expected = [(1, "two", None), (3, "child", 5), (5, "one", None), (8, "new", None)]
+    assert db.rows("SELECT * FROM t ORDER BY id") == expected
 
 
 async def test_where_the_role_may_nothing_fires(database: DatabaseFactory, open_applier: OpenApplier) -> None:

@@ -191,7 +191,7 @@ class _Run:
             for text in emptied[step]:
                 self._pipeline.run_once(text, _Sent(step.shapes[0], (step.index,)))
         elif isinstance(step, Move):
-            self._move(step.shape, step.old, step.new, step.index)
+            self._move(step.shape, step.old, step.new, step.index, lacks_values=step.lacks_values)
         elif isinstance(step, Together):
             self._together(step)
         elif step.shape.key:
@@ -255,7 +255,11 @@ class _Run:
             parameters = [array_of(column) for column in split(rows, shape.written)]
             self._send(shape.add, parameters, _Sent(shape, [tally.places[row] for row in rows]))
 
-    def _move(self, shape: Shape, old: Values, new: Values, index: int) -> None:
+    def _move(self, shape: Shape, old: Values, new: Values, index: int, *, lacks_values: bool) -> None:
+        """Give the row its new key; where it was not there, write it whole, or ask for what was not sent."""
+        if not lacks_values:
+            self._rename(shape, old, new, index)
+            return
         sent = shape.sent(new)
         columns = [array_of([new[place]]) for place in sent] + [array_of([old[place]]) for place in shape.key]
         self._send(shape.move(sent), columns, _Sent(shape, (index,), expected=1))
@@ -269,7 +273,7 @@ class _Run:
             assert old is not None, "only with its old row a change has two keys"
             if new is not None and shape.can_move and not self._job.overlap:
                 # As the source has done it: foreign keys that point to the row bear that, and not a DELETE.
-                self._move(shape, old, new, index) if change.lacks_values else self._rename(change, old, new)
+                self._move(shape, old, new, index, lacks_values=change.lacks_values)
                 return
             self._remove_one(shape, old, index)
             if new is not None and change.lacks_values:
@@ -280,9 +284,7 @@ class _Run:
         elif new is not None:
             self._write_whole(shape, [new], (index,))
 
-    def _rename(self, change: Change, old: Values, new: Values) -> None:
-        """Give the row its new key, and write it whole where it was not there."""
-        shape, index = change.shape, change.place
+    def _rename(self, shape: Shape, old: Values, new: Values, index: int) -> None:
         columns = [array_of([new[place]]) for place in shape.written] + [array_of([old[place]]) for place in shape.key]
         self._send(shape.move(shape.written), columns, _Sent(shape, (index,)))
         self._write_whole(shape, [new], (index,))
@@ -328,7 +330,9 @@ class _Run:
 
 def _may_lack(step: Step) -> bool:
     """Whether it sets values of rows that may not be there."""
-    return isinstance(step, Move) or (isinstance(step, Together) and any(fold.parts for fold in step.folds.values()))
+    return (isinstance(step, Move) and step.lacks_values) or (
+        isinstance(step, Together) and any(fold.parts for fold in step.folds.values())
+    )
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

@@ -19,7 +19,7 @@ Indexes = tuple[int, ...]
 class Shape:
     """One relation in one table. Its statements are made once; safe to share between threads."""
 
-    def __init__(self, relation: types.ChangeRelation, table: TargetTable) -> None:
+    def __init__(self, relation: types.ChangeRelation, table: TargetTable, *, is_referred: bool = False) -> None:
         """Find the relation's columns in the table.
 
         Raises:
@@ -49,6 +49,8 @@ class Shape:
         self.settable: Indexes = tuple(index for index in others if index not in self.fixed)
         self.can_move = not any(self.columns[index].identity_always for index in self.written)
         """An UPDATE can give a row another key."""
+        self.is_referred = is_referred
+        """Foreign keys lead to its rows, and are obeyed: what refers to a row would notice that it goes and comes."""
         self.delete = statements.delete(self) if self.key else None
         self.upsert = statements.upsert(self) if self.key else ()
         self.update = statements.update(self) if self.key and self.settable and not self.fixed else None

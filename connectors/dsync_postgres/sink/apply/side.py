@@ -14,6 +14,7 @@ from dsync_postgres.sink.apply.reshape import follow
 from dsync_postgres.sink.apply.shape import Shape
 from dsync_postgres.sink.destinations import Destinations
 from dsync_postgres.sink.ledger import Guard
+from dsync_postgres.sink.targets import TargetTable
 
 # A relation that has changed is another one, so the number of them grows with each DDL.
 _MOST_SHAPES = 2000
@@ -97,7 +98,8 @@ class ApplySide:
         follow(connection, guard, relation, TableName.parse(target))
         # What we know of the table may be from before a column was added.
         self._destinations.forget(target)
-        shape = Shape(relation, self._destinations.table(connection, target))
+        table = self._destinations.table(connection, target)
+        shape = Shape(relation, table, is_referred=not lane.is_replica and _is_referred(connection, table))
         if not lane.is_replica:
             _require_quiet(connection, shape)
         if len(self._shapes) >= _MOST_SHAPES:
@@ -109,6 +111,14 @@ class ApplySide:
         self._destinations.forget(target)
         for key in [key for key in list(self._shapes) if key[0] == target]:
             self._shapes.pop(key, None)
+
+
+def _is_referred(connection: Connection, table: TargetTable) -> bool:
+    """Whether a foreign key leads to the table, its own included; of a tree each partition has it."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_constraint WHERE confrelid = %s AND contype = 'f')", [table.oid]
+    ).fetchone()
+    return row is not None and bool(row[0])
 
 
 def _require_quiet(connection: Connection, shape: Shape) -> None:

@@ -58,12 +58,13 @@ class Together:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """A row gets another key, and keeps values that only the sink has."""
+    """A row gets another key, and keeps values that only the sink has, or rows that refer to it."""
 
     shape: Shape
     old: Values
     new: Values
     index: int
+    lacks_values: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +222,9 @@ def _fold(fold: Fold, change: Change, *, overlap: bool) -> Move | None:
         return None
     key = fold.key_of(new)
     if old is not None and (before := fold.key_of(old)) != key:
+        is_kept = change.shape.is_referred and change.shape.can_move and not overlap
+        if is_kept:
+            return Move(shape=change.shape, old=old, new=new, index=index, lacks_values=change.lacks_values)
         if not change.lacks_values:
             fold.drop(before, old, index)
             fold.put(key, new, index)
@@ -229,7 +233,7 @@ def _fold(fold: Fold, change: Change, *, overlap: bool) -> Move | None:
             fold.lose(before, old, new, index)
         elif not fold.move(before, old, new, index):
             if change.shape.can_move:
-                return Move(shape=change.shape, old=old, new=new, index=index)
+                return Move(shape=change.shape, old=old, new=new, index=index, lacks_values=True)
             fold.lose(before, old, new, index)
     elif change.lacks_values:
         fold.patch(key, new, index)
