@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dsync.app.stream_figures import StreamFigures, StreamWatch
 from dsync.coordinator.control import Control, Rate, RunCancelledError
 from dsync.coordinator.events import CancelAsked, EventHandler, RateChanged, RunPaused, RunResumed
 from dsync.coordinator.tasks import StoppedError, task_group
@@ -33,6 +35,8 @@ class RequestKind(enum.StrEnum):
 
 
 LOOK_EVERY_S = 1.0
+NOTE_EVERY = 10
+"""So many looks."""
 DRAIN_S = 25.0
 """How long what is on its way may take after a cancel, before the run ends without it."""
 
@@ -50,11 +54,13 @@ class _Heeder:
     stopping: asyncio.Event
     control: Control
     on_cancel: Callable[[], None]
+    streams: StreamWatch
     cancel: RequestRow | None = field(default=None, init=False)
     """Whose end the run is coming to."""
     _pauses: list[RequestRow] = field(default_factory=list, init=False)
     """In force."""
     _seen: int = field(default=0, init=False)
+    _noted: StreamFigures | None = field(default=None, init=False)
 
     async def look(self) -> None:
         """Heed what was asked since the last time."""
@@ -64,11 +70,21 @@ class _Heeder:
             self._seen = request.request
 
     async def watch(self, pause: Pause) -> None:
-        while True:
+        for second in itertools.count():
             await pause(LOOK_EVERY_S)
             # What keeps the state away is said by whoever has something to record, and ends with the lease.
             with contextlib.suppress(StateBusyError, StateUnreachableError):
                 await self.look()
+                if second % NOTE_EVERY == 0:
+                    await self.note_stream()
+
+    async def note_stream(self) -> None:
+        """Keep where the stream stands, for `dsync status` of another process."""
+        figures = self.streams.latest
+        if figures is None or figures is self._noted:
+            return
+        await asyncio.to_thread(self.store.note_stream, self.flow, self.run, figures.as_json())
+        self._noted = figures
 
     async def _heed(self, request: RequestRow) -> None:
         match request.kind:
@@ -138,12 +154,13 @@ async def heeding(
     title: str,
     emit: EventHandler,
     stopping: asyncio.Event,
+    streams: StreamWatch,
     pause: Pause = asyncio.sleep,
     drain_s: float = DRAIN_S,
 ) -> AsyncIterator[Control]:
-    """What is asked meanwhile is heeded inside. Where the flow is paused the block begins when it goes on.
+    """What is asked meanwhile is heeded inside, and what is known of its stream recorded.
 
-    Call while holding the flow.
+    Where the flow is paused the block begins when it goes on. Call while holding the flow.
 
     Raises:
         RunCancelledError: somebody asked for the run's end; that is recorded.
@@ -171,6 +188,7 @@ async def heeding(
         stopping=stopping,
         control=Control(),
         on_cancel=on_cancel,
+        streams=streams,
     )
     try:
         await heeder.look()
@@ -184,6 +202,7 @@ async def heeding(
             finally:
                 watching.cancel()
     except StoppedError:
+        await _note_last(heeder)
         if heeder.cancel is None:
             raise
         raise await heeder.end_as_cancelled() from None
@@ -199,8 +218,14 @@ async def heeding(
             timer.cancel()
 
 
+async def _note_last(heeder: _Heeder) -> None:
+    with contextlib.suppress(StateBusyError, StateUnreachableError):
+        await heeder.note_stream()
+
+
 async def _settle(heeder: _Heeder) -> None:
     """The run has come to its own end: what was asked too late is answered."""
+    await _note_last(heeder)
     with contextlib.suppress(StateBusyError, StateUnreachableError):
         await heeder.end_pauses("finished")
         if heeder.cancel is not None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from dsync.app.heeding import RequestKind
 from dsync.app.known import KnownFlow, existing_store, find_known_flow, known_flow, letters_command, resume_command
+from dsync.app.stream_figures import StreamFigures
 from dsync.coordinator.spec import FlowSpec
 from dsync.state import FlowSummary, LeaseRow, NamespaceState, Phase, RunRow, Store
 
@@ -50,6 +51,20 @@ class NamespaceStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStatus:
+    """Where a stream stood when its process last said so, every ten seconds or so."""
+
+    figures: StreamFigures
+    at: datetime
+    age_s: float
+    """How long ago that was."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures, with when they were true."""
+        return {**self.figures.as_json(), "at": _iso(self.at), "age_s": self.age_s}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlowStatus:
     """A flow in one line, as `flows` lists it."""
 
@@ -70,6 +85,10 @@ class FlowStatus:
     holder: HolderStatus | None
     paused: bool
     """Nothing is read, or will be once it is started, until it is resumed."""
+    consistent_at: int | None
+    """The source's position that the sink of a flow that follows first equalled; None: none yet, or none followed."""
+    stream: StreamStatus | None
+    """None: nothing is followed, or it has not been said yet."""
 
     @property
     def is_running(self) -> bool:
@@ -82,6 +101,7 @@ class FlowStatus:
             "running": self.is_running,
             "started_at": _iso(self.started_at),
             "finished_at": _iso(self.finished_at),
+            "stream": self.stream.as_json() if self.stream is not None else None,
         }
 
 
@@ -105,7 +125,7 @@ def list_flows(state: str) -> tuple[FlowStatus, ...]:
         if store is None:
             return ()
         paused = _paused(store)
-        return tuple(FlowStatus(**_facts(summary, paused)) for summary in store.list_flows())
+        return tuple(FlowStatus(**_facts(store, summary, paused)) for summary in store.list_flows())
 
 
 def flow_status(state: str, reference: str) -> FlowDetails:
@@ -143,7 +163,7 @@ def _paused(store: Store, flow: str = "") -> frozenset[str]:
     return frozenset(row.flow for row in store.open_requests(flow) if row.kind == RequestKind.PAUSE)
 
 
-def _facts(summary: FlowSummary, paused: frozenset[str]) -> dict[str, Any]:
+def _facts(store: Store, summary: FlowSummary, paused: frozenset[str]) -> dict[str, Any]:
     flow, run = summary.flow, summary.run
     spec = FlowSpec.model_validate(flow.spec)
     return {
@@ -162,7 +182,20 @@ def _facts(summary: FlowSummary, paused: frozenset[str]) -> dict[str, Any]:
         "dead_letters": summary.dead_letters,
         "holder": _holder(summary.lease),
         "paused": flow.flow in paused,
+        "consistent_at": run.extra.get("following", {}).get("consistent_at") if run else None,
+        "stream": _stream(store, run) if run else None,
     }
+
+
+def _stream(store: Store, run: RunRow) -> StreamStatus | None:
+    noted = run.extra.get("stream")
+    if noted is None:
+        return None
+    return StreamStatus(
+        figures=StreamFigures.from_json(noted),
+        at=datetime.fromtimestamp(noted["at_us"] / 1_000_000, UTC),
+        age_s=round(max(0, store.clock.now_us() - noted["at_us"]) / 1_000_000, 1),
+    )
 
 
 def _holder(lease: LeaseRow | None) -> HolderStatus | None:
@@ -173,7 +206,7 @@ def _holder(lease: LeaseRow | None) -> HolderStatus | None:
 
 def _details(store: Store, summary: FlowSummary) -> FlowDetails:
     known = known_flow(store, summary.flow)
-    facts = _facts(summary, _paused(store, summary.flow.flow))
+    facts = _facts(store, summary, _paused(store, summary.flow.flow))
     run = summary.run
     return FlowDetails(
         **facts,

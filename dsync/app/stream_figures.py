@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from dsync.app.rates import Rate
-from dsync.coordinator.events import StreamMoved
+from dsync.coordinator.events import Event, StreamMoved
 
 _LOSS_WINDOW_S = 120.0
 """A source that was told what is durable keeps less: the trend is what counts, not one such step."""
@@ -51,7 +51,13 @@ class StreamWatch:
     _changes: Rate = field(default_factory=Rate)
     _safe: Rate = field(default_factory=lambda: Rate(window_s=_LOSS_WINDOW_S, sample_s=_LOSS_SAMPLE_S))
 
+    def __call__(self, event: Event) -> None:
+        """Subscribes to a run's events."""
+        if isinstance(event, StreamMoved):
+            self.note(event)
+
     def note(self, event: StreamMoved) -> StreamFigures:
+        """What is known of the stream once this was said."""
         now_s = self.clock()
         self._changes.add(now_s, (event.changes,))
         if event.safe_bytes is None:

@@ -16,6 +16,7 @@ from dsync.app.log_context import logging_run
 from dsync.app.requests import SyncRequest, load_of
 from dsync.app.resuming import flow_to_resume
 from dsync.app.standing import FORGOTTEN, forgotten
+from dsync.app.stream_figures import StreamWatch
 from dsync.coordinator.context import RunContext
 from dsync.coordinator.control import Control
 from dsync.coordinator.events import CallRetried, Event, EventHandler, FindingReported, PhaseChanged, SinkPutBack
@@ -138,11 +139,22 @@ async def sync(request: SyncRequest, emit: EventHandler, stopping: asyncio.Event
         if chosen.is_finished and (not request.verify or chosen.run.phase is Phase.CANCELLED):
             run = with_letters_that_wait(store, chosen.run)
             return SyncOutcome(flow=flow.flow, flow_name=flow.name or "", run=run, result=None, state=store.named)
-        title = flow.name or flow.flow
+        streams = StreamWatch()
+
+        def tell(event: Event) -> None:
+            streams(event)
+            emit(event)
+
         async with heeding(
-            store, flow=flow.flow, run=chosen.run.run, title=title, emit=emit, stopping=stopping
+            store,
+            flow=flow.flow,
+            run=chosen.run.run,
+            title=flow.name or flow.flow,
+            emit=emit,
+            stopping=stopping,
+            streams=streams,
         ) as control:
-            return await _run(store, request, spec, fingerprint, meeting, chosen, emit, stopping, control)
+            return await _run(store, request, spec, fingerprint, meeting, chosen, tell, stopping, control)
 
 
 def _open_store(location: str) -> Store:

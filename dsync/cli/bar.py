@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dsync.cli import stream_text
 from dsync.cli.progress import NamespaceProgress, Progress
 from dsync.cli.text import approximate_bytes, approximate_count, duration
 from dsync.coordinator.events import EventHandler
@@ -35,24 +36,50 @@ def showing_bar(console: Console | None = None) -> Iterator[EventHandler]:
         yield progress
 
 
-def render(progress: Progress, *, height: int) -> Table:
-    """At most as many lines as fit, the busiest namespaces first."""
+def render(progress: Progress, *, height: int) -> RenderableType:
+    """At most as many lines as fit: the busiest namespaces of a copy first, then where the stream stands."""
     with progress.lock:
-        now_s = progress.clock()
-        stage = progress.stage
-        table = Table(box=None, pad_edge=False, expand=False, show_edge=False, header_style="bold")
-        table.add_column("table", no_wrap=True, overflow="ellipsis", max_width=48)
-        table.add_column("", width=20)
-        for name in ("rows", "bytes", "rows/s", "MB/s", "left", "refused"):
-            table.add_column(name, justify="right", no_wrap=True)
-        room = max(height - _OTHER_LINES, 1)
-        busy = list(stage.busiest(now_s))
-        for entry in busy[:room]:
-            table.add_row(*_line(entry, now_s))
-        if len(busy) > room:
-            table.add_row(Text(f"… and {len(busy) - room} more", style="dim"))
-        table.add_row(*_total(progress, now_s), style="bold")
-        return table
+        if progress.is_streaming:
+            return _stream(progress)
+        figures = progress.stream
+        table = _copy(progress, height=height - (figures is not None))
+        if figures is None:
+            return table
+        waiting = f"changes made meanwhile wait in the spool: {approximate_bytes(figures.spool_bytes)}"
+        return Group(table, Text(waiting, style="dim"))
+
+
+def _stream(progress: Progress) -> Table:
+    figures = progress.stream
+    assert figures is not None, "only a stream is shown so"
+    phase = progress.phase.replace("_", " ")
+    table = Table.grid(padding=(0, 2))
+    table.add_row(Text(f"paused ({phase})" if progress.is_paused else phase, style="bold"), stream_text.lag(figures))
+    table.add_row("changes", stream_text.applied(figures))
+    table.add_row("spool", f"{approximate_bytes(figures.spool_bytes)} here")
+    table.add_row("source keeps", stream_text.kept(figures))
+    if progress.stage.dead_letters:
+        table.add_row("refused", f"{progress.stage.dead_letters:,}")
+    return table
+
+
+def _copy(progress: Progress, *, height: int) -> Table:
+    """While the lock is held."""
+    now_s = progress.clock()
+    stage = progress.stage
+    table = Table(box=None, pad_edge=False, expand=False, show_edge=False, header_style="bold")
+    table.add_column("table", no_wrap=True, overflow="ellipsis", max_width=48)
+    table.add_column("", width=20)
+    for name in ("rows", "bytes", "rows/s", "MB/s", "left", "refused"):
+        table.add_column(name, justify="right", no_wrap=True)
+    room = max(height - _OTHER_LINES, 1)
+    busy = list(stage.busiest(now_s))
+    for entry in busy[:room]:
+        table.add_row(*_line(entry, now_s))
+    if len(busy) > room:
+        table.add_row(Text(f"… and {len(busy) - room} more", style="dim"))
+    table.add_row(*_total(progress, now_s), style="bold")
+    return table
 
 
 def _line(entry: NamespaceProgress, now_s: float) -> tuple[Text | ProgressBar | str, ...]:

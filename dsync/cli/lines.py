@@ -11,6 +11,7 @@ from dsync.cli.text import duration
 from dsync.coordinator.events import (
     CallRetried,
     CancelAsked,
+    ConsistencyReached,
     DeadLetterAdded,
     Event,
     FindingReported,
@@ -27,15 +28,27 @@ from dsync.coordinator.events import (
     SnapshotLost,
     SnapshotRenewed,
     StepFinished,
+    StreamMoved,
 )
 from dsync.verify.events import NamespaceCompared, RowsCompared, RowsSettling
 
 _PAUSE_S = 5.0
+_STREAM_PAUSE_S = 60.0
+"""A stream is followed for days."""
 _MANY_NAMESPACES = 20
 """More than so many are named one by one only under -v."""
 _FINDINGS_OF_A_KIND = 5
 """`dsync doctor` lists them all."""
-_AT_ONCE = (PhaseChanged, NamespaceStopped, SinkPutBack, SnapshotLost, SnapshotRenewed, LeaseAwaited, RequestHeeded)
+_AT_ONCE = (
+    PhaseChanged,
+    NamespaceStopped,
+    SinkPutBack,
+    SnapshotLost,
+    SnapshotRenewed,
+    LeaseAwaited,
+    RequestHeeded,
+    ConsistencyReached,
+)
 _GRAVE = (
     NamespaceStopped,
     SinkPutBack,
@@ -46,6 +59,7 @@ _GRAVE = (
     NamespaceRestarted,
     RunPaused,
     CancelAsked,
+    ConsistencyReached,
 )
 
 
@@ -64,6 +78,8 @@ class Lines:
         match event:
             case PageCopied() | RowsCompared():
                 self._say_how_far()
+            case StreamMoved():
+                self._say_stream()
             case NamespacePlanned() | PartitionCopied() | RowsSettling():
                 self._log.debug(event.name, **_fields(event))
             case NamespaceCopied():
@@ -118,13 +134,19 @@ class Lines:
             **({"dead_letters": stage.dead_letters} if stage.dead_letters else {}),
         )
 
-    def _is_due(self, kind: str) -> bool:
+    def _say_stream(self) -> None:
+        figures = self._progress.stream
+        if figures is not None and self._progress.is_streaming and self._is_due("stream", _STREAM_PAUSE_S):
+            known = {name: value for name, value in figures.as_json().items() if value is not None}
+            self._log.info("changes_applied", **known)
+
+    def _is_due(self, kind: str, pause_s: float = _PAUSE_S) -> bool:
         now_s = self._progress.clock()
         last_s = self._last_s.get(kind)
         if last_s is None and kind == "progress":
             # A copy of a few seconds needs no line in its middle.
             last_s = self._last_s[kind] = self._progress.started_s
-        if last_s is not None and now_s - last_s < _PAUSE_S:
+        if last_s is not None and now_s - last_s < pause_s:
             return False
         self._last_s[kind] = now_s
         return True

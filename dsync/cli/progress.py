@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from dsync.app.rates import Rate
+from dsync.app.stream_figures import StreamFigures, StreamWatch
 from dsync.coordinator.events import (
+    ConsistencyReached,
     DeadLetterAdded,
     Event,
     NamespaceCopied,
@@ -20,6 +22,7 @@ from dsync.coordinator.events import (
     RunPaused,
     RunResumed,
     StepFinished,
+    StreamMoved,
 )
 from dsync.verify.events import NamespaceCompared, RowsCompared
 
@@ -123,10 +126,23 @@ class Progress:
         self.lock = threading.Lock()
         self.phase = ""
         self.is_paused = False
+        self.consistent_at: int | None = None
+        """The source's position that the sink first equalled."""
+        self._streams = StreamWatch(clock)
         self.steps_done = 0
         self.steps = 0
         self.stage = Stage(verb="copied")
         self.started_s = clock()
+
+    @property
+    def stream(self) -> StreamFigures | None:
+        """Where the stream stands; None: nothing is followed."""
+        return self._streams.latest
+
+    @property
+    def is_streaming(self) -> bool:
+        """What there is to see is the stream, and no copy any more."""
+        return self.phase in ("catching_up", "streaming") and self.stream is not None
 
     def __call__(self, event: Event) -> None:
         with self.lock:
@@ -139,6 +155,10 @@ class Progress:
             case RunPaused() | RunResumed():
                 self.is_paused = isinstance(event, RunPaused)
                 self.stage.forget_rates(now_s)
+            case StreamMoved():
+                self._streams.note(event)
+            case ConsistencyReached():
+                self.consistent_at = event.position
             case NamespacePlanned():
                 self._plan(event, now_s)
             case PageCopied():

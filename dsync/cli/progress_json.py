@@ -17,6 +17,7 @@ from dsync.cli.progress import NamespaceProgress, Progress
 from dsync.cli.settings import Settings
 from dsync.coordinator.events import (
     CallRetried,
+    ConsistencyReached,
     Event,
     EventHandler,
     FindingReported,
@@ -53,6 +54,8 @@ FIELDS = {
     "namespaces_total": "in all",
     "steps_done": "indexes, constraints and the like that are finished",
     "steps_total": "in all; 0 before they are known",
+    "consistent_at": "the source's position that the sink first equalled; null before that, and without a stream",
+    "stream": "what is followed, see below; null while nothing is",
     "namespaces": "those that have changed since the line before; all of them in the last line",
 }
 """Of a line, with what each means."""
@@ -72,6 +75,18 @@ NAMESPACE_FIELDS = {
 }
 """Of each entry of `namespaces`."""
 
+STREAM_FIELDS = {
+    "changes": "applied by this process",
+    "changes_per_s": "over the last ten seconds; null while nothing is known",
+    "lag_s": "how much older the last change at the sink is than the last word of the source; 0: it has all",
+    "lag_bytes": "the same in the source's log",
+    "spool_bytes": "changes on disk here that wait to be applied",
+    "retained_bytes": "what the source keeps for the stream",
+    "safe_bytes": "what may be written at the source before it gives the stream up; null: there is no limit",
+    "lost_in_s": "when that is, at the rate of the last two minutes; null: not at that rate",
+}
+"""Of `stream`."""
+
 _SAID = (
     NamespaceStopped,
     NamespaceRestarted,
@@ -81,6 +96,7 @@ _SAID = (
     CallRetried,
     FindingReported,
     RequestHeeded,
+    ConsistencyReached,
 )
 """Events that have a line of their own, `"type": "event"`, since the numbers do not tell them."""
 
@@ -155,6 +171,8 @@ class JsonLines:
                 "namespaces_total": len(stage.namespaces),
                 "steps_done": progress.steps_done,
                 "steps_total": progress.steps,
+                "consistent_at": progress.consistent_at,
+                "stream": progress.stream.as_json() if progress.stream is not None else None,
             }
         line["namespaces"] = [one for name, one in every.items() if is_last or self._said.get(name) != one]
         self._said = every

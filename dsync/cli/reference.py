@@ -9,7 +9,7 @@ import click
 
 from dsync.cli.command import everywhere
 from dsync.cli.manual import ENTRIES, ENVIRONMENT, EXIT_CODES, FILES, Entry, Example
-from dsync.cli.progress_json import FIELDS, NAMESPACE_FIELDS, VERSION
+from dsync.cli.progress_json import FIELDS, NAMESPACE_FIELDS, STREAM_FIELDS, VERSION
 from dsync.cli.root import dsync
 
 _OPENING = """\
@@ -136,7 +136,11 @@ def _endings() -> str:
 def _for_programs() -> str:
     title = f"### A line of progress, version {VERSION}"
     return "\n".join(
-        [_JSON, "", title, "", *_table(FIELDS), "", "### Its namespaces", "", *_table(NAMESPACE_FIELDS), ""]
+        [
+            *(_JSON, "", title, "", *_table(FIELDS), ""),
+            *("### Its stream", "", *_table(STREAM_FIELDS), ""),
+            *("### Its namespaces", "", *_table(NAMESPACE_FIELDS), ""),
+        ]
     )
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import func, insert, select, update
 from dsync.state._part import Part, columns, value, values
 from dsync.state.errors import FlowNotFoundError
 from dsync.state.rows import JsonObject, Phase, RunRow
-from dsync.state.schema import flows, runs
+from dsync.state.schema import flows, runs, to_us
 
 _ID_BYTES = 6
 
@@ -105,6 +105,17 @@ class Runs(Part):
 
     def set_extra(self, flow: str, run: str, extra: JsonObject) -> None:
         self._change(flow, run, extra=dict(extra))
+
+    def note_stream(self, flow: str, run: str, figures: JsonObject) -> None:
+        """Keep where a stream stands with the run's `extra`, and when that was; whatever else is there stays."""
+        with self._writing(flow) as connection:
+            extra = connection.execute(select(runs.c.extra).where(self._at(runs, flow=flow, run=run))).scalar()
+            if extra is None:
+                raise FlowNotFoundError(f"flow {flow} has no run {run}: it was reset meanwhile")
+            noted = {**figures, "at_us": to_us(self._database.now())}
+            connection.execute(
+                update(runs).where(self._at(runs, flow=flow, run=run)).values(extra={**extra, "stream": noted})
+            )
 
     def _change(self, flow: str, run: str, **changed: Any) -> None:
         with self._writing(flow) as connection:

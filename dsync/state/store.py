@@ -38,7 +38,8 @@ class Store(Flows, Runs, Plans, Leases, Requests, Records):
 
     - `_flows`: open_flow, create_flow, find_flow, get_flow, find_flow_by_name, find_flows_by_fingerprint, update_spec,
       list_flow_rows
-    - `_runs`: new_run, get_run, latest_run, list_runs, set_phase, finish_run, set_endpoints, set_snapshot, set_extra
+    - `_runs`: new_run, get_run, latest_run, list_runs, set_phase, finish_run, set_endpoints, set_snapshot, set_extra,
+      note_stream
     - `_plans`: save_plan, add_units, load_namespaces, load_units, set_namespace_state, replace_units, apply_verdicts,
       retired_units, namespace_cleared
     - `_checkpoints`: save_checkpoint(s), load_checkpoint(s), totals, namespace_totals

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dsync.cli import stream_text
 from dsync.cli.answer import Answer
 from dsync.cli.command import DsyncCommand
 from dsync.cli.completing import complete_flows
 from dsync.cli.options import state_option
 from dsync.cli.settings import Settings
-from dsync.cli.text import columns, counted, duration, indented, moment
+from dsync.cli.text import approximate_bytes, columns, counted, duration, indented, moment
 
 if TYPE_CHECKING:
-    from dsync.app.status import DeadLetterGroup, FlowDetails
+    from dsync.app.status import DeadLetterGroup, FlowDetails, StreamStatus
 
 _NAMED = 40
 """More tables than this are named only under -v, those with something to say always."""
@@ -72,6 +73,10 @@ def render(flow: FlowDetails, *, verbose: bool) -> str:
         facts.append(("run", f"{flow.run}, mode {flow.mode}, started {moment(flow.started_at)}"))
     if flow.consistent is not None:
         facts.append(("consistent", "yes" if flow.consistent else "no"))
+    elif flow.consistent_at is not None:
+        facts.append(("consistent", f"since the source's position {flow.consistent_at}"))
+    if flow.stream is not None:
+        facts += _stream(flow.stream, is_running=flow.holder is not None)
     if flow.holder is not None:
         facts.append(("lease", f"another {duration(flow.holder.lease_s)}, unless it is renewed"))
     if flow.paused and flow.phase in ("done", "inconsistent", "cancelled", "failed", "new"):
@@ -82,6 +87,16 @@ def render(flow: FlowDetails, *, verbose: bool) -> str:
     if flow.next_step:
         parts.append(f"→ {flow.next_step}")
     return indented("\n".join(part for part in parts if part))
+
+
+def _stream(stream: StreamStatus, *, is_running: bool) -> list[tuple[str, str]]:
+    figures = stream.figures
+    when = f"{duration(stream.age_s)} ago" if is_running else f"when it was last running, {moment(stream.at)}"
+    return [
+        ("stream", f"{stream_text.lag(figures)}, {stream_text.applied(figures)} ({when})"),
+        ("spool", approximate_bytes(figures.spool_bytes)),
+        ("source keeps", stream_text.kept(figures)),
+    ]
 
 
 def _tables(flow: FlowDetails, *, verbose: bool) -> str:

@@ -67,7 +67,8 @@ class Follower:
                     await self.control.wait_while_paused(self.stopping)
                     pending = pending or asyncio.create_task(anext(rounds))
                     await self._news(pending, told_s + self.acknowledge_every_s - time.monotonic())
-                    if pending.done():
+                    # A pause that came meanwhile holds for what was waited for, too.
+                    if pending.done() and not self.control.is_paused:
                         found, pending = pending.result(), None
                         await self.applier.apply(found)
                         self._has_applied(found)

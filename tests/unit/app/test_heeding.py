@@ -15,9 +15,10 @@ from dsync.app.ends import Meeting
 from dsync.app.heeding import RequestKind, heeding, set_right
 from dsync.app.known import find_known_flow
 from dsync.app.resuming import request_of
+from dsync.app.stream_figures import StreamWatch
 from dsync.app.sync import spec_of
 from dsync.coordinator.control import Control, Rate, RunCancelledError
-from dsync.coordinator.events import Event
+from dsync.coordinator.events import Event, StreamMoved
 from dsync.coordinator.spec import EndpointIdentity, FlowSpec
 from dsync.coordinator.tasks import StoppedError
 from dsync.protocol.errors import RequestError, ServerUnavailableError
@@ -50,6 +51,7 @@ class Runner:
         self.run = store.new_run(self.flow, mode="copy", phase=Phase.COPYING).run
         self.events: list[Event] = []
         self.stopping = asyncio.Event()
+        self.streams = StreamWatch()
         self.looks = 0
 
     async def pause(self, _seconds: float) -> None:
@@ -64,6 +66,7 @@ class Runner:
             title="shop",
             emit=self.events.append,
             stopping=self.stopping,
+            streams=self.streams,
             pause=self.pause,
             **more,
         )
@@ -182,6 +185,34 @@ async def test_a_cancelled_run_that_does_not_drain_ends_all_the_same(runner: Run
     latest = store.latest_run(runner.flow)
     assert latest is not None
     assert latest.phase is Phase.CANCELLED
+
+
+async def test_where_a_stream_stands_is_kept_while_it_runs_and_as_it_stops(runner: Runner, store: Store) -> None:
+    """For whoever asks for the flow's status in another process; what has not moved is not written again."""
+
+    def kept() -> Any:
+        row = store.get_run(runner.flow, runner.run)
+        assert row is not None
+        return row.extra.get("stream")
+
+    def moved(changes: int) -> None:
+        runner.streams(
+            StreamMoved(changes=changes, lag_s=0, lag_bytes=0, spool_bytes=1, retained_bytes=2, safe_bytes=None)
+        )
+
+    with pytest.raises(StoppedError):
+        async with runner.heeding():
+            await runner.looked()
+            assert kept() is None
+            moved(7)
+            await wait_for_async(lambda: kept() is not None and kept()["changes"] == 7)
+            written = kept()
+            for _ in range(8):
+                await runner.looked()
+            assert kept() == written
+            moved(9)
+            raise StoppedError
+    assert kept()["changes"] == 9
 
 
 async def test_what_a_newer_dsync_asks_is_answered(runner: Runner, store: Store) -> None:

@@ -15,6 +15,7 @@ from dsync.cli.settings import Settings
 from dsync.cli.showing import showing_progress
 from dsync.coordinator.events import (
     CallRetried,
+    ConsistencyReached,
     DeadLetterAdded,
     FindingReported,
     NamespaceCopied,
@@ -23,8 +24,10 @@ from dsync.coordinator.events import (
     NamespaceStopped,
     PageCopied,
     PhaseChanged,
+    RunPaused,
     SnapshotLost,
     StepFinished,
+    StreamMoved,
 )
 from dsync.protocol.types import Finding, Severity
 from dsync.verify.events import NamespaceCompared, RowsCompared
@@ -342,3 +345,70 @@ def test_which_form_progress_takes(
     printed = capsys.readouterr()
     assert ("phase_changed" in printed.err) is shown
     assert printed.out == ""
+
+
+def _moved(changes: int, *, lag_bytes: int = 0, safe_bytes: int | None = None) -> StreamMoved:
+    return StreamMoved(
+        changes=changes,
+        lag_s=lag_bytes / 1000,
+        lag_bytes=lag_bytes,
+        spool_bytes=3_000_000,
+        retained_bytes=7_000_000,
+        safe_bytes=safe_bytes,
+    )
+
+
+def test_a_stream_takes_the_place_of_the_tables_once_they_are_copied(progress: Progress, clock: Clock) -> None:
+    """Lag, changes a second, the spool, what the source keeps, and until when."""
+    progress(PhaseChanged(phase="copying"))
+    progress(_planned("a", rows=1000, size_bytes=100_000))
+    progress(_moved(0))
+    assert "wait in the spool: 3.0 MB" in "\n".join(_drawn(progress))
+    assert "copying" in "\n".join(_drawn(progress))
+
+    progress(PhaseChanged(phase="streaming"))
+    for second in range(31):
+        clock.now_s += 1
+        progress(_moved(second * 40, lag_bytes=2000, safe_bytes=90_000_000 - second * 1_000_000))
+    drawn = "\n".join(_drawn(progress))
+
+    assert "2.0 s and 2.0 kB behind" in drawn
+    assert "1,200 changes applied, 40/s" in drawn
+    assert "7.0 MB; gives it up after another 60.0 MB, in 1 min 0 s at this rate" in drawn
+    assert "wait in the spool" not in drawn
+    progress(_moved(1200))
+    progress(RunPaused(reason=""))
+    drawn = "\n".join(_drawn(progress))
+    assert "paused (streaming)" in drawn
+    assert "nothing behind" in drawn
+    assert "without a limit but its disk" in drawn
+
+
+def test_a_stream_has_a_line_a_minute_and_consistency_one_of_its_own(clock: Clock) -> None:
+    """While the copy goes on its own lines are enough."""
+    said: list[tuple[str, dict[str, Any]]] = []
+
+    class Log:
+        def info(self, event: str, **fields: Any) -> None:
+            said.append((event, fields))
+
+        debug = warning = info
+
+    lines = Lines(Log(), Progress(clock))
+    lines(PhaseChanged(phase="copying"))
+    lines(_moved(0))
+    lines(PhaseChanged(phase="streaming"))
+    lines(ConsistencyReached(position=77))
+    for second in range(130):
+        clock.now_s += 1
+        lines(_moved(second))
+
+    assert [event for event, _ in said] == [
+        "phase_changed",
+        "phase_changed",
+        "consistency_reached",
+        *["changes_applied"] * 3,
+    ]
+    assert said[2][1] == {"position": 77}
+    assert (said[-1][1]["changes"], said[-1][1]["changes_per_s"]) == (120, 1.0)
+    assert "safe_bytes" not in said[-1][1]

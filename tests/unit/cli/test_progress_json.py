@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from dsync.cli.progress import Progress
-from dsync.cli.progress_json import FIELDS, NAMESPACE_FIELDS, VERSION, JsonLines, showing_json
+from dsync.cli.progress_json import FIELDS, NAMESPACE_FIELDS, STREAM_FIELDS, VERSION, JsonLines, showing_json
 from dsync.cli.settings import Settings
 from dsync.coordinator.events import (
     CallRetried,
+    ConsistencyReached,
     DeadLetterAdded,
     FindingReported,
     NamespaceCopied,
@@ -24,6 +25,7 @@ from dsync.coordinator.events import (
     PartitionCopied,
     PhaseChanged,
     StepFinished,
+    StreamMoved,
 )
 from dsync.protocol.types import Finding, Severity
 from dsync.verify.events import NamespaceCompared, RowsCompared
@@ -210,3 +212,29 @@ def test_every_field_is_in_the_manual() -> None:
 
     assert list(_documented("### A line of progress, version 1", text)) == list(FIELDS)
     assert list(_documented("### Its namespaces", text)) == list(NAMESPACE_FIELDS)
+
+
+def test_a_stream_is_told_with_its_figures(shown: JsonLines, lines: Any, clock: Clock) -> None:
+    """Null until there is one; the consistency is an event too."""
+    shown(PhaseChanged(phase="streaming"))
+    for changes in (0, 50):
+        clock.now_s += 1
+        shown(StreamMoved(changes=changes, lag_s=1.5, lag_bytes=7, spool_bytes=8, retained_bytes=9, safe_bytes=None))
+    shown(ConsistencyReached(position=77))
+    shown.say()
+    first, event, last = lines()
+
+    assert (first["stream"], first["consistent_at"]) == (None, None)
+    assert (event["event"], event["position"]) == ("consistency_reached", 77)
+    assert list(last["stream"]) == list(STREAM_FIELDS)
+    assert last["stream"] == {
+        "changes": 50,
+        "changes_per_s": 50,
+        "lag_s": 1.5,
+        "lag_bytes": 7,
+        "spool_bytes": 8,
+        "retained_bytes": 9,
+        "safe_bytes": None,
+        "lost_in_s": None,
+    }
+    assert last["consistent_at"] == 77

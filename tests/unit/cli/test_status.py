@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from dsync.app.known import find_known_flow, sync_command
 from dsync.app.status import flow_status, list_flows
+from dsync.app.stream_figures import StreamFigures
 from dsync.app.verify import StoredProgress
 from dsync.coordinator.spec import EndpointIdentity, FlowSpec
 from dsync.protocol.errors import RequestError
@@ -99,6 +101,60 @@ def test_a_running_flow_names_its_holder(state: str, capsys: pytest.CaptureFixtu
     assert found["next_step"] == ""
     assert "copying (running)" in listed.stdout
     assert flow_status(state, flow).holder is None
+
+
+def test_a_stream_is_shown_as_its_process_last_said(state: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lag, spool, what the source keeps and until when; the rest of what the run keeps stays."""
+    flow, run = _make(state)
+    figures = StreamFigures(
+        changes=1234,
+        changes_per_s=40.0,
+        lag_s=2.0,
+        lag_bytes=2000,
+        spool_bytes=3_000_000,
+        retained_bytes=7_000_000,
+        safe_bytes=60_000_000,
+        lost_in_s=90.0,
+    )
+    with Store.open(state) as store:
+        store.set_extra(flow, run, {"planned": True, "following": {"consistent_at": 77}})
+        store.note_stream(flow, run, figures.as_json())
+        row = store.get_run(flow, run)
+        assert row is not None
+        assert row.extra["following"] == {"consistent_at": 77}
+        lease = store.acquire_lease(flow, this_process())
+        running = run_here(capsys, "status", flow, "--state", state).stdout
+        found = run_here(capsys, "status", flow, "--state", state, "--json").json["result"]
+        store.release_lease(lease)
+    stopped = run_here(capsys, "status", flow, "--state", state).stdout
+
+    assert re.search(r"stream +2\.0 s and 2\.0 kB behind, 1,234 changes applied, 40/s \(\d+\.\d s ago\)", running), (
+        running
+    )
+    assert re.search(r"spool +3\.0 MB", running)
+    assert re.search(r"keeps +7\.0 MB; gives it up after another 60\.0 MB, in 1 min 30 s at this rate", running)
+    assert re.search(r"consistent +since the source's position 77", running)
+    assert found["stream"]["lag_s"] == 2.0
+    assert found["stream"]["lost_in_s"] == 90.0
+    assert found["stream"]["age_s"] < 60
+    assert found["consistent_at"] == 77
+    assert "when it was last running, " in stopped
+
+
+def test_a_paused_flow_says_so_and_how_it_goes_on(state: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Running or not; once it is resumed there is nothing to say."""
+    flow, _ = _make(state, name="nightly")
+    with Store.open(state) as store:
+        asked = store.add_request(flow, "pause")
+        stopped = run_here(capsys, "status", flow, "--state", state).stdout
+        listed = run_here(capsys, "flows", "--state", state).stdout
+        store.complete_request(flow, asked.request)
+    resumed = run_here(capsys, "status", flow, "--state", state).stdout
+
+    assert f"flow {flow} (nightly): paused (copying)" in stopped
+    assert f"dsync resume nightly --state {state}" in stopped
+    assert "copying (paused)" in listed
+    assert f"flow {flow} (nightly): interrupted (copying)" in resumed
 
 
 def test_a_flow_that_failed_says_why(state: str, capsys: pytest.CaptureFixture[str]) -> None:
