@@ -114,7 +114,7 @@ _REASONS: tuple[tuple[str, type[errors.DsyncError], str, str], ...] = (
         "ALTER ROLE … REPLICATION (on managed services grant the replication role), or choose --mode copy",
     ),
     (
-        r"exceeds max_wal_senders",
+        r"exceeds \"?max_wal_senders",
         errors.ThrottledError,
         "all WAL senders of the server are in use",
         "end replication connections that nobody needs, or raise max_wal_senders",

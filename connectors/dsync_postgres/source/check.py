@@ -27,6 +27,7 @@ from dsync_postgres.schema import (
 from dsync_postgres.schema.findings import info, stop, warn
 from dsync_postgres.sessions import Connection, Sessions, begin_reading
 from dsync_postgres.source import large_objects
+from dsync_postgres.source.check_following import following_findings
 from dsync_postgres.source.describe import is_copied, table_findings
 from dsync_postgres.source.description import DIALECT, Describer, major_of
 
@@ -112,6 +113,11 @@ async def check_source(
         *_unlogged_findings(chosen, facts, whole_database=not request.namespaces),
         *_order_findings(chosen, facts),
     ]
+    if request.updates:
+        wants_large = not request.namespaces or large.NAMESPACE in request.namespaces
+        found += await following_findings(
+            sessions, facts.server, chosen, large_objects=facts.large_objects.count if wants_large else 0
+        )
     if request.peer_db_type == DIALECT:
         choice = await describer.choose_tool(facts.server.major, major_of(request.peer_version))
         found += [choice.finding] if choice.finding is not None else []

@@ -114,10 +114,15 @@ def key_of(table: TableFacts) -> tuple[str, ...]:
     """The primary key, else a unique index that identifies every row, the replica identity before others."""
     if table.key:
         return table.key
+    best = key_index_of(table)
+    return best.columns if best is not None else ()
+
+
+def key_index_of(table: TableFacts) -> IndexFacts | None:
+    """The best unique index that identifies every row, the replica identity before others."""
     required = {column.name for column in table.columns if column.not_null}
     fitting = [index for index in table.unique_indexes if _identifies(index) and required.issuperset(index.columns)]
-    best = min(fitting, key=lambda index: (not index.is_replica_identity, len(index.columns), index.name), default=None)
-    return best.columns if best is not None else ()
+    return min(fitting, key=lambda index: (not index.is_replica_identity, len(index.columns), index.name), default=None)
 
 
 def _identifies(index: IndexFacts) -> bool:

@@ -90,7 +90,7 @@ JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relname = w.nam
 
 async def find_publication(sessions: Sessions, name: str) -> Publication | None:
     """The publication of that name, None where there is none."""
-    return await sessions.run(f"looking at publication {name}", lambda connection: _read(connection, name))
+    return await sessions.run(f"looking at publication {name}", lambda connection: read_publication(connection, name))
 
 
 async def create_publication(sessions: Sessions, name: str, tables: Sequence[TableName]) -> Publication:
@@ -103,12 +103,12 @@ async def create_publication(sessions: Sessions, name: str, tables: Sequence[Tab
 
     def work(connection: Connection) -> Publication:
         require_identities(connection, tables)
-        found = _read(connection, name)
+        found = read_publication(connection, name)
         if found is None:
             connection.execute(_create(name, tables))
         else:
             _change(connection, found, tables)
-        made = _read(connection, name)
+        made = read_publication(connection, name)
         assert made is not None, "it was there a moment ago"
         return made
 
@@ -124,7 +124,7 @@ async def add_tables(sessions: Sessions, name: str, tables: Sequence[TableName])
 
     def work(connection: Connection) -> None:
         require_identities(connection, tables)
-        found = _require(_read(connection, name), name)
+        found = _require(read_publication(connection, name), name)
         fresh = [table for table in tables if table not in found.tables]
         if fresh:
             connection.execute(_alter(name, "ADD", fresh))
@@ -136,7 +136,7 @@ async def drop_tables(sessions: Sessions, name: str, tables: Sequence[TableName]
     """Publish these tables no more; those that are not published, or not there, are passed over."""
 
     def work(connection: Connection) -> None:
-        found = _require(_read(connection, name), name)
+        found = _require(read_publication(connection, name), name)
         gone = [table for table in tables if table in found.tables]
         if gone:
             connection.execute(_alter(name, "DROP", gone))
@@ -233,7 +233,8 @@ def _require(found: Publication | None, name: str) -> Publication:
     return found
 
 
-def _read(connection: Connection, name: str) -> Publication | None:
+def read_publication(connection: Connection, name: str) -> Publication | None:
+    """As `find_publication`, on a connection."""
     row = connection.execute(
         "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot FROM pg_publication WHERE pubname = %s", [name]
     ).fetchone()

@@ -19,15 +19,16 @@ class MiniPooler:
 
     In transaction mode each statement outside a transaction takes the backend that was free the longest, out of those
     that all clients have opened; else every client keeps its own. Either way a client is told a number that is no
-    backend's.
+    backend's. Many poolers refuse replication connections.
     """
 
-    def __init__(self, uri: str, *, by_transaction: bool) -> None:
+    def __init__(self, uri: str, *, by_transaction: bool, takes_replication: bool = True) -> None:
         parts = urlsplit(uri)
         assert parts.hostname is not None
         assert parts.port is not None
         self._parts, self._host, self._port = parts, parts.hostname, parts.port
         self._by_transaction = by_transaction
+        self._takes_replication = takes_replication
         self._free: asyncio.Queue[_Backend] = asyncio.Queue()
         self._writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
@@ -79,6 +80,11 @@ class MiniPooler:
             if code not in (_SSL_REQUEST, _GSS_REQUEST):
                 break
             writer.write(b"N")
+        if b"replication\0" in rest and not self._takes_replication:
+            said = b"SFATAL\0C08P01\0Munsupported startup parameter: replication\0\0"
+            writer.write(_HEADER.pack(b"E", len(said) + 4) + said)
+            await writer.drain()
+            raise ConnectionAbortedError("no replication")
         backend = await asyncio.open_connection(self._host, self._port)
         self._writers.append(backend[1])
         backend[1].write(_START.pack(length, code) + rest)

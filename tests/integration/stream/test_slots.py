@@ -163,7 +163,7 @@ async def test_a_server_without_a_free_sender_says_so(own_servers: PgServers) ->
     """max_wal_senders bounds those who stream."""
     server = own_servers.own(18, settings={"max_wal_senders": "0"})
     async with sessions_of(server.uri()) as sessions:
-        with pytest.raises(errors.DsyncError, match="max_wal_senders"):
+        with pytest.raises(errors.ThrottledError, match="max_wal_senders"):
             await sessions.open("stream", replication=True)
 
 
