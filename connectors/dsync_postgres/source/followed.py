@@ -23,8 +23,8 @@ from dsync_postgres.source.snapshots import Holder
 from dsync_postgres.stream.begin import Begun, Names, begin_following, end_following
 from dsync_postgres.stream.errors import SlotLostError
 from dsync_postgres.stream.position import Position
-from dsync_postgres.stream.publication import RowIdentity, read_identities
-from dsync_postgres.stream.slots import Blocker, pass_visibility_barrier, remove_slot, write_out
+from dsync_postgres.stream.publication import RowIdentity, read_identities, remove_publication
+from dsync_postgres.stream.slots import Blocker, find_slot, pass_visibility_barrier, remove_slot, write_out
 
 _log = structlog.get_logger(__name__)
 
@@ -82,6 +82,9 @@ async def open_followed_plan(
                 raise
             await remove_slot(sessions, kept.slot)
             continue
+        except BaseException:
+            await asyncio.shield(_undo_publication(sessions, kept))
+            raise
         try:
             plan = await _exact(sessions, names, begun.holder, chosen)
             overlaps = plan is None
@@ -186,6 +189,14 @@ async def _undo(sessions: Sessions, kept: Names, begun: Begun) -> None:
     if begun.holder is not None:
         with contextlib.suppress(errors.DsyncError):
             await end_following(sessions, kept)
+
+
+async def _undo_publication(sessions: Sessions, kept: Names) -> None:
+    """Leave no publication behind without a slot, unless somebody is to make that."""
+    if kept.owns_slot and kept.owns_publication:
+        with contextlib.suppress(errors.DsyncError):
+            if await find_slot(sessions, kept.slot) is None:
+                await remove_publication(sessions, kept.publication)
 
 
 def telling(event: str, slot: str) -> Callable[[list[Blocker]], None]:

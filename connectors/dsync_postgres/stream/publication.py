@@ -148,6 +148,9 @@ async def remove_publication(sessions: Sessions, name: str) -> list[str]:
     """Drop the publication; says what was removed, nothing where there is none."""
 
     def work(connection: Connection) -> list[str]:
+        # Not by trying: a standby, and a role that may only read, refuse to drop even what is not there.
+        if read_publication(connection, name) is None:
+            return []
         try:
             connection.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(name)))
         except pg.UndefinedObject:

@@ -201,6 +201,26 @@ async def test_what_was_changed_before_it_was_published_is_read_and_not_streamed
     assert await streamed(source, plan.updates_partitions[0], 103) == [103]
 
 
+async def test_what_is_read_beside_a_slot_from_before_waits_for_who_is_open(
+    database: DatabaseFactory, open_source: OpenSource
+) -> None:
+    """A transaction may have been logged before the slot's position, and be seen by nobody yet."""
+    one, flow = keyed(database()), new_flow()
+    await follow(await open_source(one, flow=flow), "public.t")
+    second = await open_source(one, flow=flow)
+    with one.connect() as writer:
+        writer.execute("BEGIN")
+        writer.execute("INSERT INTO t VALUES (101)")
+        with pytest.raises(SlotTimeoutError, match=f"pid {writer.info.backend_pid}"):
+            await follow(second, "public.t", wait_s=0.3)
+        planning = asyncio.create_task(follow(second, "public.t"))
+        _, still = await asyncio.wait({planning}, timeout=0.5)
+        assert still
+        writer.execute("COMMIT")
+        plan = await planning
+    assert len(await second.lines(plan)) == 101
+
+
 async def test_a_table_rewritten_after_the_slot_is_read_beside_the_stream(
     database: DatabaseFactory, open_source: OpenSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +261,7 @@ async def test_an_open_transaction_is_waited_for_as_long_as_is_said(
         writer.execute("INSERT INTO t VALUES (101)")
         with pytest.raises(SlotTimeoutError, match=f"pid {writer.info.backend_pid}"):
             await follow(source, "public.t", wait_s=0.5)
-    assert slots(one) == []
+    assert (slots(one), publications(one)) == ([], {})
 
 
 async def test_what_cannot_be_followed_is_refused_before_anything_is_made(

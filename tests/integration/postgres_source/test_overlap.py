@@ -384,8 +384,9 @@ async def test_where_the_stream_has_a_gap_nothing_is_resumed(
         await second.connector.resume_plan(plan.snapshot, copy.progress(), plan.updates_partitions)
 
 
+@pytest.mark.parametrize("is_resumed", [True, False])
 async def test_what_is_read_beside_a_stream_survives_a_crash_of_the_source(
-    own_servers: PgServers, open_source: OpenSource
+    own_servers: PgServers, open_source: OpenSource, is_resumed: bool
 ) -> None:
     """Rows of transactions that do not wait for the disk are visible early: they are durable before they are read."""
     server = own_servers.own(16, settings={"wal_writer_delay": "10s", "synchronous_commit": "off"})
@@ -399,7 +400,11 @@ async def test_what_is_read_beside_a_stream_survives_a_crash_of_the_source(
     one.run("INSERT INTO t VALUES (3, 'third')")
 
     second = await open_source(one, flow=flow)
-    await second.connector.resume_plan(plan.snapshot, copy.progress(), plan.updates_partitions)
+    if is_resumed:
+        await second.connector.resume_plan(plan.snapshot, copy.progress(), plan.updates_partitions)
+    else:
+        plan = await follow(second, "public.t")
+        assert plan.overlaps
     (partition,) = plan.partitions
     read = body_lines(await second.page(partition))
     await second.connector.close()

@@ -60,6 +60,19 @@ async def test_a_standby_is_copied_and_resumed(pair: tuple[Database, Database], 
     assert "standby" in {finding.code for finding in found}
 
 
+async def test_a_standby_is_not_followed_and_nothing_has_to_be_let_go(
+    pair: tuple[Database, Database], open_source: OpenSource
+) -> None:
+    """A copy of it writes nothing, and so does a reset; following it is refused with what to do."""
+    _, standby = pair
+    source = await open_source(standby, flow="never")
+    with pytest.raises(errors.UnsupportedError, match="primary"):
+        await source.connector.open_plan(["public.t"], updates=True)
+    found = await source.connector.check(types.CheckRequest(role=types.Role.SOURCE, updates=True))
+    assert [finding.code for finding in found if finding.severity is types.Severity.STOP] == ["standby-not-followed"]
+    assert await source.connector.release_changes("never") == []
+
+
 async def test_large_objects_of_a_standby(pair: tuple[Database, Database], open_source: OpenSource) -> None:
     """They are opened for reading only, which a standby allows."""
     primary, standby = pair
