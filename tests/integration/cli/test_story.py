@@ -46,7 +46,7 @@ def test_from_doctor_to_reset(dsync: Dsync, source: Database, sink: Database) ->
     """Look, plan, copy, repeat, compare, forget: each says what it found or did, and nothing else changes."""
     ends = (source.uri, sink.uri)
 
-    looked = dsync("doctor", *ends, "--json")
+    looked = dsync("doctor", *ends, "--mode", "copy", "--json")
     assert (looked.exit_code, looked.json["ok"]) == (0, True), looked.stderr
     assert [end["role"] for end in looked.result["ends"]] == ["source", "sink"]
 
@@ -75,7 +75,7 @@ def test_from_doctor_to_reset(dsync: Dsync, source: Database, sink: Database) ->
     assert "nothing moved" in repeated.json["summary"]
     flow = repeated.result["flow"]
 
-    replanned = dsync("plan", *ends, "--json")
+    replanned = dsync("plan", *ends, "--mode", "copy", "--json")
     assert (replanned.result["standing"], replanned.result["flow"]) == ("finished", flow)
 
     listed = dsync("flows", "--json")
@@ -234,23 +234,23 @@ def test_what_only_the_sink_remembers_is_planned_as_the_sync_would_take_it_up(
     command = ("sync", *ends, "--mode", "copy", "--page-bytes", "64KiB", "--json")
     dsync(*command, DSYNC_FAIL="coordinator.after_write:exit@3")
     lose_state(dsync)
-    planned = dsync("plan", *ends, "--json")
+    planned = dsync("plan", *ends, "--mode", "copy", "--json")
     assert (planned.exit_code, planned.result["standing"]) == (0, "goes on"), planned.stderr
     assert 0 < sum(item["copied_rows"] for item in planned.result["namespaces"]) < 5500
-    examined = dsync("doctor", *ends, "--json")
+    examined = dsync("doctor", *ends, "--mode", "copy", "--json")
     assert examined.exit_code == 0, examined.stdout
     assert not dsync.state.exists()
 
     copied = dsync(*command)
     assert (copied.exit_code, copied.result["flow"]) == (0, planned.result["flow"]), copied.stderr
     lose_state(dsync)
-    replanned = dsync("plan", *ends, "--json")
+    replanned = dsync("plan", *ends, "--mode", "copy", "--json")
     assert replanned.exit_code == 0, replanned.stderr
     assert (replanned.result["standing"], replanned.result["flow"]) == ("finished", copied.result["flow"])
     assert replanned.result["finished_at"]
-    examined = dsync("doctor", *ends, "--json")
+    examined = dsync("doctor", *ends, "--mode", "copy", "--json")
     assert examined.exit_code == 0, examined.stdout
-    again = dsync("plan", *ends, "--again", "--json")
+    again = dsync("plan", *ends, "--mode", "copy", "--again", "--json")
     assert (again.exit_code, again.result["standing"]) == (0, "again"), again.stderr
     assert not dsync.state.exists()
 
@@ -264,10 +264,10 @@ def test_a_sink_that_has_lost_a_finished_copy_is_reported_and_not_called_finishe
     for command in ("plan", "sync"):
         refused = dsync(command, *ends, "--mode", "copy", "--json")
         assert (refused.exit_code, refused.json["error"]["class"]) == (3, "SinkForgotError"), refused.stdout
-    found = {item["code"] for item in dsync("doctor", *ends, "--json").result["findings"]}
+    found = {item["code"] for item in dsync("doctor", *ends, "--mode", "copy", "--json").result["findings"]}
     assert {"sink-put-back", "sink-forgot"} <= found
     sink.run("DROP SCHEMA shop CASCADE")
-    planned = dsync("plan", *ends, "--json")
+    planned = dsync("plan", *ends, "--mode", "copy", "--json")
     assert (planned.exit_code, planned.result["standing"]) == (0, "new"), planned.stdout
     copied = dsync("sync", *ends, "--mode", "copy", "--verify", "--json")
     assert (copied.exit_code, copied.result["rows"], copied.result["verify"]["equal"]) == (0, 5500, True)

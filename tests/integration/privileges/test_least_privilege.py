@@ -19,7 +19,7 @@ COPY = ("--mode", "copy", "--verify", "--json")
 
 def copied_equal(dsync: GuardedDsync, source: str, sink: str) -> None:
     """The shop arrives and verifies, or the doctor has named what keeps it from that."""
-    examined = dsync.here("doctor", source, sink, "--json")
+    examined = dsync.here("doctor", source, sink, "--mode", "copy", "--json")
     stops = [finding for finding in examined.result["findings"] if finding["severity"] == "stop"]
     assert (examined.exit_code, stops) == (0, []), stops
 
@@ -83,7 +83,7 @@ def test_a_standby_is_a_source(dsync: GuardedDsync, replicated: Replicated, sink
     replicated.primary.run("ALTER TABLE shop.sessions SET LOGGED")
     replicated.catch_up()
 
-    found = dsync.here("doctor", replicated.uri, "--json").result["findings"]
+    found = dsync.here("doctor", replicated.uri, "--mode", "copy", "--json").result["findings"]
 
     assert "standby" in {finding["code"] for finding in found}
     copied_equal(dsync, replicated.uri, sink_db().owner_uri())
@@ -99,7 +99,7 @@ def test_unlogged_tables_of_a_standby_are_refused_and_can_be_left_out(
     uri = sink.owner_uri()
     before = contents(sink)
 
-    examined = dsync.here("doctor", replicated.uri, uri, "--json")
+    examined = dsync.here("doctor", replicated.uri, uri, "--mode", "copy", "--json")
     message = dsync.refused("sync", replicated.uri, uri, "--mode", "copy", exit_code=3)
 
     assert examined.exit_code == 3

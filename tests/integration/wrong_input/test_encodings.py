@@ -35,7 +35,7 @@ def test_a_character_that_the_sink_lacks_is_a_dead_letter(
     source = source_db(fill)
     source.run("INSERT INTO shop.log VALUES ('naïve'), ('日本')")
 
-    examined = dsync.here("doctor", source.uri, sink.uri, "--json")
+    examined = dsync.here("doctor", source.uri, sink.uri, "--mode", "copy", "--json")
     planned = dsync.here("plan", source.uri, sink.uri, *COPY)
     copied = dsync.here("sync", source.uri, sink.uri, *COPY)
 
