@@ -67,13 +67,17 @@ class UnitCopier:
         started_s = time.monotonic()
         guard = CycleGuard(progress.cursor.source)
         reader = self.pace.reader(row_bytes=self.namespace.size_bytes // max(1, self.namespace.estimated_rows))
-        pending: asyncio.Task[Page] | None = None
+        pending: asyncio.Task[Page | None] | None = None
         recording: asyncio.Task[None] | None = None
         try:
             async with task_group() as tasks:
                 pending = tasks.create_task(self._read(reader, partition, progress.cursor.source))
                 while pending is not None:
                     page, pending = await pending, None
+                    if page is None:
+                        if recording is not None:
+                            await recording
+                        raise StoppedError
                     try:
                         if page.next_cursor:
                             self._refuse_cycle(guard, page.next_cursor)
@@ -90,7 +94,9 @@ class UnitCopier:
                         raise StoppedError
         finally:
             if pending is not None and pending.done() and not pending.cancelled() and not pending.exception():
-                self._release(pending.result())
+                page = pending.result()
+                if page is not None:
+                    self._release(page)
         self.emit(
             PartitionCopied(
                 namespace=self.namespace.namespace,
@@ -116,8 +122,12 @@ class UnitCopier:
                 "this is a fault of its connector"
             )
 
-    async def _read(self, reader: Reader, partition: Partition, cursor: bytes) -> Page:
-        await reader.ready()
+    async def _read(self, reader: Reader, partition: Partition, cursor: bytes) -> Page | None:
+        """None: the run is to stop. No error, which would end the page that is being written meanwhile."""
+        try:
+            await reader.ready()
+        except StoppedError:
+            return None
         request = self._request(partition, cursor, page_bytes=reader.page_bytes(self.agreement.page_bytes))
         expected_bytes = self.agreement.page_bytes
         await self.budget.take(expected_bytes)

@@ -205,8 +205,10 @@ class Copying:
         )
         workers = min(self.context.spec.parallel, len(queue))
         async with task_group() as tasks:
-            for _ in range(workers):
-                tasks.create_task(self._work(plan, queue, copiers, left))
+            working = [tasks.create_task(self._work(plan, queue, copiers, left)) for _ in range(workers)]
+        # Not before: the first one that stops would end the others in the middle of their pages.
+        if not all(task.result() for task in working):
+            raise StoppedError
 
     async def _make_keys(self, plan: CopyPlan) -> None:
         """Make what tells rows apart, before rows are written that may be there already.
@@ -257,10 +259,11 @@ class Copying:
 
     async def _work(
         self, plan: CopyPlan, queue: deque[UnitRow], copiers: Mapping[str, UnitCopier], left: dict[str, int]
-    ) -> None:
+    ) -> bool:
+        """False: the run is to stop, and some is left."""
         while queue:
             if self.context.stopping.is_set():
-                raise StoppedError
+                return False
             unit = queue.popleft()
             if not self._is_open(unit.namespace):
                 continue
@@ -270,9 +273,12 @@ class Copying:
             except NamespaceChangedError as error:
                 await self.stop_namespace(unit.namespace, str(error))
                 continue
+            except StoppedError:
+                return False
             left[unit.namespace] -= 1
             if not left[unit.namespace]:
                 await self._namespace_copied(plan, unit.namespace)
+        return True
 
     async def _namespace_copied(self, plan: CopyPlan, namespace: str) -> None:
         failpoint("coordinator.before_copied")

@@ -11,6 +11,8 @@ import pytest
 from dsync.coordinator.control import Control
 from dsync.coordinator.events import Event, NamespaceCopied, PageCopied, PhaseChanged, StepFinished
 from dsync.coordinator.tasks import StoppedError
+from dsync.protocol.types import WriteRequest
+from dsync.sdk.testing.memory import MemoryConnector
 from dsync.state import Store
 from tests.support.waiting import wait_for_async
 from tests.unit.coordinator.harness import Harness
@@ -97,3 +99,33 @@ async def test_a_paused_run_that_is_to_stop_stops_and_goes_on_later(flow: Harnes
     flow.events = []
     await flow.run()
     assert flow.ids("shop.orders") == list(range(ROWS))
+
+
+async def test_every_page_that_is_being_written_is_finished_when_the_run_is_to_stop(
+    flow: Harness, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a reader that waits nor another worker that has stopped ends it; what has arrived is recorded."""
+    stopping = asyncio.Event()
+    begun: list[WriteRequest] = []
+    done: list[WriteRequest] = []
+    write = MemoryConnector.write_page
+
+    async def slow(self: MemoryConnector, request: WriteRequest) -> int:
+        begun.append(request)
+        stopping.set()
+        await _settled()
+        result = await write(self, request)
+        done.append(request)
+        return result
+
+    monkeypatch.setattr(MemoryConnector, "write_page", slow)
+    # Two pieces of several pages each, so that the next one is waited for while one is written.
+    flow.partition_rows = 8
+    flow.source.serve("shop.logs", 16, record_bytes=40_000)
+    with pytest.raises(StoppedError):
+        # A rate at which every reader waits.
+        await flow.run(stopping=stopping, rate_rows_per_s=2, parallel=2, namespaces=("shop.logs",))
+
+    assert len(done) == len(begun) > 0
+    (total,) = store.namespace_totals(flow.flow.flow, flow.row.run)
+    assert total.rows == len(flow.ids("shop.logs")) > 0
