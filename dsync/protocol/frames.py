@@ -119,12 +119,14 @@ def pick(frame: ChangeFrame, indices: Sequence[int]) -> ChangeFrame:
     """The frame with these changes alone, in this order; where it ends, and its transactions, are left out."""
     ends = list(accumulate(_sizes(frame)))
     body = memoryview(frame.body)
+    olds = [_old_key(frame, i) for i in indices if frame.operations[i] == Operation.MOVE] if frame.moved_from else []
     records = [body[ends[i - 1] if i else 0 : ends[i]] for i in indices]
     return _plain(
         frame,
         operations=bytes([frame.operations[i] for i in indices]),
         relation_of=b"".join([frame.relation_of[2 * i : 2 * i + 2] for i in indices]),
         key_hashes=b"".join([frame.key_hashes[8 * i : 8 * i + 8] for i in indices]),
+        moved_from=b"".join(olds),
         sizes=b"".join([frame.sizes[4 * i : 4 * i + 4] for i in indices]),
         body=b"".join(records),
     )
@@ -142,6 +144,7 @@ def cut(frame: ChangeFrame, start: int, end: int) -> ChangeFrame:
         operations=frame.operations[start:end],
         relation_of=frame.relation_of[2 * start : 2 * end],
         key_hashes=frame.key_hashes[8 * start : 8 * end],
+        moved_from=frame.moved_from[8 * _moves(frame, start) : 8 * _moves(frame, end)],
         sizes=frame.sizes[4 * start : 4 * end],
         body=memoryview(frame.body)[first:last],
     )
@@ -159,9 +162,35 @@ def join(frames: Sequence[ChangeFrame]) -> ChangeFrame:
         operations=b"".join([frame.operations for frame in frames]),
         relation_of=b"".join(relation_of),
         key_hashes=b"".join([frame.key_hashes for frame in frames]),
+        moved_from=b"".join([frame.moved_from for frame in frames]) if all(map(_tells_old_keys, frames)) else b"",
         sizes=b"".join([frame.sizes for frame in frames]),
         body=b"".join([frame.body for frame in frames]),
     )
+
+
+def _moves(frame: ChangeFrame, end: int) -> int:
+    """How many of the first changes are moves."""
+    return frame.operations.count(Operation.MOVE, 0, end)
+
+
+def _old_key(frame: ChangeFrame, index: int) -> bytes:
+    number = _moves(frame, index)
+    return frame.moved_from[8 * number : 8 * number + 8]
+
+
+def _tells_old_keys(frame: ChangeFrame) -> bool:
+    return bool(frame.moved_from) or Operation.MOVE not in frame.operations
+
+
+def keys_of(frame: ChangeFrame, index: int) -> set[tuple[str, bytes]] | None:
+    """The keys that a change concerns, as namespace and hash; None where the source does not tell."""
+    if frame.operations[index] == Operation.MOVE and not frame.moved_from:
+        return None
+    namespace = frame.relations[relation_numbers(frame)[index]].namespace
+    keys = {(namespace, frame.key_hashes[8 * index : 8 * index + 8])}
+    if frame.operations[index] == Operation.MOVE:
+        keys.add((namespace, _old_key(frame, index)))
+    return keys
 
 
 def replaced(frame: ChangeFrame, changes: Mapping[int, ChangeFrame]) -> ChangeFrame:

@@ -644,6 +644,8 @@ class ChangeFrame:
     """8 bytes each: equal for equal keys of a namespace."""
     sizes: bytes = b""
     """4 bytes each: the size of the record."""
+    moved_from: bytes = b""
+    """8 bytes for each MOVE: the hash of its old key; empty where the source does not tell."""
     body: Buffer = b""
     """The records, one after the other."""
     commits: tuple[ChangeCommit, ...] = ()
@@ -656,6 +658,8 @@ class ChangeFrame:
         count = len(self.operations)
         if (len(self.relation_of), len(self.key_hashes), len(self.sizes)) != (2 * count, 8 * count, 4 * count):
             raise ValueError("a frame's columns have not the same number of changes")
+        if self.moved_from and len(self.moved_from) != 8 * self.operations.count(Operation.MOVE):
+            raise ValueError("a frame has not as many old keys as moves")
 
     def __len__(self) -> int:
         """The number of changes."""

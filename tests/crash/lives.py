@@ -180,6 +180,7 @@ class Flow:
     """What the command is run by, if not by this process itself: `ip netns exec NAME`."""
     page_bytes: int = 64 * 1024
     parallel: int = 2
+    mode: str = "copy"
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     lives: list[Life] = field(default_factory=list)
     source_uri: str = ""
@@ -226,7 +227,7 @@ class Flow:
         output, log = self.directory / f"{number}.out", self.directory / f"{number}.log"
         script = (str(_IMPATIENT), short) if short else script
         command = [sys.executable, *script] if script else [str(COMMAND)]
-        command += ["sync", self.source_uri, self.sink_uri, "--mode", "copy", "--state", str(state or self.location)]
+        command += ["sync", self.source_uri, self.sink_uri, "--mode", self.mode, "--state", str(state or self.location)]
         command += ["--page-bytes", str(self.page_bytes), "--parallel", str(self.parallel)]
         command += ["--json", "--progress", "plain", "--log-format", "json", "-v", *self.arguments, *arguments]
         with output.open("wb") as out, log.open("wb") as err:

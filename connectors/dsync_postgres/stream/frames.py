@@ -93,6 +93,7 @@ class FrameBuilder:
         self._operations = bytearray()
         self._relation_of = array("H")
         self._hashes = array("Q")
+        self._old_hashes = array("Q")
         self._sizes = array("I")
         self._records: list[bytes] = []
         self._body_bytes = 0
@@ -197,7 +198,8 @@ class FrameBuilder:
                 operation = Operation.PARTIAL_UPDATE if new.has_unchanged else Operation.UPDATE
                 self._count(operation, shape, shape.hash(new.key), record)
             elif new.has_unchanged:
-                self._count(Operation.MOVE, shape, shape.hash(new.key), record)
+                assert old is not None, "so says is_moved"
+                self._count(Operation.MOVE, shape, shape.hash(new.key), record, old=shape.hash(old.key))
             else:
                 assert old is not None, "so says is_moved"
                 self._count(Operation.DELETE, shape, shape.hash(old.key), record[: old.end])
@@ -222,8 +224,8 @@ class FrameBuilder:
         for shape in shapes:
             self._count(Operation.TRUNCATE, shape, 0, flags)
 
-    def _count(self, operation: int, shape: _Shape, key: int, record: bytes) -> None:
-        """Add what has a number in its transaction, unless it was sent before."""
+    def _count(self, operation: int, shape: _Shape, key: int, record: bytes, *, old: int | None = None) -> None:
+        """Add what has a number in its transaction, unless it was sent before; `old`: the hash of the key it had."""
         if self._skip or self._is_old:
             self._skip -= not self._is_old
             return
@@ -235,6 +237,8 @@ class FrameBuilder:
             self._first_index = self._index
         self._place(shape)
         self._append(operation, shape.index, key, record)
+        if old is not None:
+            self._old_hashes.append(old)
         self._index += 1
 
     def _append(self, operation: int, relation: int, key: int, record: bytes) -> None:
@@ -287,6 +291,7 @@ class FrameBuilder:
             operations=bytes(self._operations),
             relation_of=_little(self._relation_of),
             key_hashes=_little(self._hashes),
+            moved_from=_little(self._old_hashes),
             sizes=_little(self._sizes),
             body=b"".join(self._records),
             commits=tuple(self._commits),

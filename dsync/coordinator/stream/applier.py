@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from dsync.coordinator.retries import Retries
+from dsync.coordinator.stream.ahead import Ahead
 from dsync.coordinator.stream.lanes import Lane, kept_by_all, left_of, left_of_all
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Part, Round
@@ -42,6 +43,8 @@ class Applier:
     """Record that none of a namespace's changes is applied any more, with the reason."""
     skips: Skips = field(default_factory=Skips)
     overlap: bool = False
+    ahead: Ahead = field(default_factory=Ahead)
+    """While it overlaps: what is known to be newer at the sink."""
     in_one: bool = False
     """Each round is one transaction at the sink."""
 
@@ -159,7 +162,7 @@ class Applier:
             context=first.context(self.flow, self.run, position),
             frame=changes,
             targets=tuple(self.target_of(relation.namespace) for relation in changes.relations),
-            overlap=self.overlap,
+            overlap=self.overlap and not self.ahead.is_exact(changes, position.place[0]),
             in_order=in_order,
             also=tuple(lane.context(self.flow, self.run, position) for lane in others),
         )

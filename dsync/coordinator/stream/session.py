@@ -16,6 +16,7 @@ from dsync.coordinator.events import ConsistencyReached, NamespaceStopped, Strea
 from dsync.coordinator.following import Following
 from dsync.coordinator.plan import CopyPlan
 from dsync.coordinator.retries import Retries
+from dsync.coordinator.stream.ahead import Ahead
 from dsync.coordinator.stream.applier import Applier
 from dsync.coordinator.stream.follower import Follower
 from dsync.coordinator.stream.intake import Intake, beside, order_of
@@ -26,7 +27,7 @@ from dsync.coordinator.stream.skips import Skips
 from dsync.coordinator.tasks import task_group
 from dsync.failpoints import failpoint
 from dsync.protocol import frames
-from dsync.protocol.errors import DsyncError, PluginBugError, RecordError
+from dsync.protocol.errors import CapacityError, DsyncError, PluginBugError, RecordError
 from dsync.protocol.types import ChangeFrame, ChangeStatus, IncompleteChange, StreamChangesRequest
 from dsync.spool import Spool, remove_spool, remove_spools
 from dsync.state import CheckpointRow, NamespaceState
@@ -52,8 +53,6 @@ class Stream:
     intake: Intake
     follower: Follower
 
-    _reread_position: int = field(default=0, init=False)
-    """The source's own, of the latest record that had to be read again."""
     _status: ChangeStatus | None = field(default=None, init=False)
 
     @property
@@ -84,9 +83,11 @@ class Stream:
         applier = self.follower.applier
         applier.overlap = True
         applier.skips = _skips(plan)
+        applier.ahead = Ahead()
         try:
             position = await self.pass_mark()
-            while self._reread_position > position:
+            applier.ahead.rest_is_exact()
+            while applier.ahead.position > position:
                 # A record that was read again is of a moment after the mark.
                 position = await self.pass_mark()
         finally:
@@ -176,21 +177,34 @@ class Stream:
     async def complete(self, changes: ChangeFrame, incomplete: tuple[IncompleteChange, ...]) -> ChangeFrame:
         """Changes with those in the place of some that their records have become since."""
         indexes = [item.index for item in incomplete]
-        wanted = frames.pick(changes, indexes)
-        answer = await self.context.retries.call(
-            "read changed records again",
-            lambda: self.context.source.connector.complete_changes(wanted),
-            before_repeat=self.context.source.reopen_session,
+        answer = await self._read_again(frames.pick(changes, indexes))
+        for index in indexes:
+            self.follower.applier.ahead.add(changes, index, answer.position)
+        return frames.replaced(
+            changes, {index: frames.cut(answer, number, number + 1) for number, index in enumerate(indexes)}
         )
+
+    async def _read_again(self, wanted: ChangeFrame) -> ChangeFrame:
+        try:
+            answer = await self.context.retries.call(
+                "read changed records again",
+                lambda: self.context.source.connector.complete_changes(wanted),
+                before_repeat=self.context.source.reopen_session,
+            )
+        except CapacityError:
+            if len(wanted) == 1:
+                raise
+            # Whole records are larger than what was sent of them.
+            middle = len(wanted) // 2
+            halves = [frames.pick(wanted, range(middle)), frames.pick(wanted, range(middle, len(wanted)))]
+            answers = [await self._read_again(half) for half in halves]
+            return replace(frames.join(answers), position=max(answer.position for answer in answers))
         if len(answer) != len(wanted):
             raise PluginBugError(
                 f"the source was asked for {len(wanted)} changed records and gave {len(answer)}; a fault of its "
                 "connector"
             )
-        self._reread_position = max(self._reread_position, answer.position)
-        return frames.replaced(
-            changes, {index: frames.cut(answer, number, number + 1) for number, index in enumerate(indexes)}
-        )
+        return answer
 
     async def checkpoint(self, position: Position) -> None:
         """Record how far the lanes have come, for whoever has the store alone."""

@@ -41,6 +41,7 @@ def frame_head_to_pb(frame: t.ChangeFrame) -> dsync.ChangeFrame:
         operations=frame.operations,
         relation_of=frame.relation_of,
         key_hashes=frame.key_hashes,
+        moved_from=frame.moved_from,
         sizes=frame.sizes,
         commits=map(_commit_to_pb, frame.commits),
         cursor=frame.cursor,
@@ -57,12 +58,15 @@ def frame_from_head(message: dsync.ChangeFrame, body: t.Buffer) -> t.ChangeFrame
     count = len(message.operations)
     if (len(message.relation_of), len(message.key_hashes), len(message.sizes)) != (2 * count, 8 * count, 4 * count):
         raise DecodeError("the columns of a frame have not the same number of changes")
+    if message.moved_from and len(message.moved_from) != 8 * message.operations.count(t.Operation.MOVE):
+        raise DecodeError("a frame has not as many old keys as moves")
     return t.ChangeFrame(
         type=change_type_from_pb(message.type),
         relations=tuple(map(_relation_from_pb, message.relations)),
         operations=message.operations,
         relation_of=message.relation_of,
         key_hashes=message.key_hashes,
+        moved_from=message.moved_from,
         sizes=message.sizes,
         body=body,
         commits=tuple(map(_commit_from_pb, message.commits)),

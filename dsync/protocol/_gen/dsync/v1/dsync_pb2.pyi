@@ -2182,6 +2182,7 @@ class ChangeFrame(_message.Message):
     TRANSACTION_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    MOVED_FROM_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     type: Global___ChangeType.ValueType
@@ -2213,6 +2214,10 @@ class ChangeFrame(_message.Message):
     index: _builtins.int
     first_index: _builtins.int
     """How many changes of the frame's first transaction were in earlier frames."""
+    moved_from: _builtins.bytes
+    """Of each move, 8 bytes, little-endian: the hash of its old key. Empty where a
+    source does not tell.
+    """
     position: _builtins.int
     @_builtins.property
     def relations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangeRelation]: ...
@@ -2239,12 +2244,13 @@ class ChangeFrame(_message.Message):
         transaction: _builtins.int = ...,
         index: _builtins.int = ...,
         first_index: _builtins.int = ...,
+        moved_from: _builtins.bytes = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
         position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "commits", b"commits", "cursor", b"cursor", "first_index", b"first_index", "index", b"index", "key_hashes", b"key_hashes", "operations", b"operations", "position", b"position", "relation_of", b"relation_of", "relations", b"relations", "sizes", b"sizes", "time", b"time", "transaction", b"transaction", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "commits", b"commits", "cursor", b"cursor", "first_index", b"first_index", "index", b"index", "key_hashes", b"key_hashes", "moved_from", b"moved_from", "operations", b"operations", "position", b"position", "relation_of", b"relation_of", "relations", b"relations", "sizes", b"sizes", "time", b"time", "transaction", b"transaction", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
