@@ -59,7 +59,7 @@ async def choose_run(store: Store, flow: FlowRow, spec: FlowSpec, source: End, s
     if stands.adopts and stands.record is not None:
         source.check_same(stands.record.kept.source_id)
     latest = _taken_over(store, flow.flow, stands)
-    if stands.standing is Standing.FINISHED and latest is not None:
+    if stands.standing in (Standing.FINISHED, Standing.CANCELLED) and latest is not None:
         return ChosenRun(flow=flow, run=latest, is_finished=True)
     flow = store.update_spec(flow.flow, spec.model_dump(mode="json"))
     return ChosenRun(

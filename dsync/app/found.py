@@ -116,12 +116,12 @@ def _found(store: Store | None, known: FlowRow | None, stands: FlowStanding) -> 
     plan: CopyPlan | None = None
     finished_at = None
     copied: Mapping[str, int] = {}
-    if stands.standing in (Standing.GOES_ON, Standing.FINISHED):
+    if stands.standing in (Standing.GOES_ON, Standing.FINISHED, Standing.CANCELLED):
         if stands.adopts and record is not None:
             plan = record.kept.plan if record.has_plan else None
         elif store is not None and run is not None and is_planned(run):
             plan = stored_plan(store, run)
-    if stands.standing is Standing.FINISHED:
+    if stands.standing in (Standing.FINISHED, Standing.CANCELLED):
         finished_at = stands.end.finished_at if stands.end is not None else run.finished_at if run is not None else None
     elif stands.standing is Standing.GOES_ON and plan is not None:
         copied = _copied_rows(store, stands, plan)

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dsync.app.standing import phase_before_cancel
 from dsync.app.stream_figures import StreamFigures, StreamWatch
 from dsync.coordinator.control import Control, Rate, RunCancelledError
 from dsync.coordinator.events import CancelAsked, EventHandler, RateChanged, RunPaused, RunResumed
@@ -249,7 +250,7 @@ def set_right(store: Store, flow: str, *, again: bool, resumes: bool, emit: Even
         emit(RunResumed())
     latest = store.latest_run(flow)
     if (again or resumes) and latest is not None and latest.phase is Phase.CANCELLED:
-        store.set_phase(flow, latest.run, Phase.COPYING if latest.extra.get("planned") else Phase.CHECKING)
+        store.set_phase(flow, latest.run, phase_before_cancel(latest))
 
 
 def record_cancelled(store: Store, flow: str, run: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dsync.coordinator.deliver import UnitProgress
@@ -18,7 +18,7 @@ from dsync.coordinator.places import read_places
 from dsync.coordinator.plan import CopyPlan
 from dsync.protocol.errors import PermanentError, SinkNotEmptyError
 from dsync.protocol.types import FlowManifest
-from dsync.state import NamespaceState, RunRow, UnitKind
+from dsync.state import NamespaceState, Phase, RunRow, UnitKind
 
 if TYPE_CHECKING:
     from dsync.state import Store
@@ -45,6 +45,8 @@ class Standing(enum.StrEnum):
     """Where the latest run was cut off, by the plan that was stored then."""
     FINISHED = "finished"
     """Not at all: the latest run has ended, and nothing asks for another."""
+    CANCELLED = "cancelled"
+    """Not at all: the latest run was cancelled, and nothing asks for it to go on."""
     AGAIN = "again"
     """With a new run over a finished one, reading again what may have changed."""
 
@@ -114,6 +116,10 @@ async def examine(store: Store, flow: str, sink: End, *, again: bool) -> FlowSta
     """
     runs = store.list_runs(flow)
     latest = runs[-1] if runs else None
+    if latest is not None and latest.phase is Phase.CANCELLED:
+        if not again:
+            return FlowStanding(standing=Standing.CANCELLED, run=latest)
+        latest = replace(latest, phase=phase_before_cancel(latest))
     record = await find_record(sink, flow=flow)
     if record is None:
         if sink.serves("LedgerService") and any(is_planned(run) for run in runs):
@@ -151,6 +157,11 @@ def forgotten(flow: str, error: SinkNotEmptyError) -> SinkForgotError:
         f"may be the flow's or others'; nothing was changed ({error}). Compare with `dsync verify`; to copy anew, "
         f"forget the flow with `dsync reset {flow}` and choose --on-existing, or empty those tables"
     )
+
+
+def phase_before_cancel(run: RunRow) -> Phase:
+    """Where a run that was cancelled goes on."""
+    return Phase.COPYING if is_planned(run) else Phase.CHECKING
 
 
 def is_planned(run: RunRow) -> bool:

@@ -65,6 +65,11 @@ def _summary(report: PlanReport) -> str:
             return (
                 f"flow {name} finished at {moment(report.finished_at)}: nothing would move (--again starts a new run)"
             )
+        case "cancelled":
+            return (
+                f"flow {name} was cancelled at {moment(report.finished_at)}: nothing would move"
+                f" (`dsync resume {name}` or --again goes on where it was)"
+            )
         case "goes on":
             copied = sum(item.copied_rows for item in report.namespaces)
             return f"flow {name} would go on: {tables}, {size}, of which {copied:,} rows are there"

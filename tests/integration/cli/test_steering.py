@@ -164,6 +164,12 @@ def test_a_cancelled_run_ends_and_only_an_explicit_word_goes_on_with_it(
     assert repeated.result["rows"] == status["rows"]
     assert _arrived(sink) == arrived
 
+    plan = ["plan", *_command()[1:]]
+    planned, planned_again = dsync(*plan).json, dsync(*plan, "--again").json
+    assert planned["result"]["standing"] == "cancelled"
+    assert "was cancelled at" in planned["summary"]
+    assert planned_again["result"]["standing"] == "goes on"
+
     explicit = ["resume", "shop", "--json"] if way_on == "resume" else _command("--again")
     gone_on = dsync(*explicit)
     assert gone_on.exit_code == 0, gone_on.stderr

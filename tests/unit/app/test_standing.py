@@ -283,3 +283,18 @@ async def test_a_state_that_another_coordinator_has_outrun_is_not_gone_on_with(
     flow.store = first
     with pytest.raises(StateOutrunError, match="state of its own"):
         await choose(flow)
+
+
+async def test_a_cancelled_run_is_not_gone_on_with_by_itself(flow: Harness) -> None:
+    """Whatever has become of the sink meanwhile; with `--again` the same run goes on where it was."""
+    await go_on(flow)
+    before = flow.row.run
+    flow.store.finish_run(flow.flow.flow, before, Phase.CANCELLED)
+    forget(flow, "ledger")
+
+    chosen = await choose(flow)
+    assert (chosen.is_finished, chosen.run.phase) == (True, Phase.CANCELLED)
+    chosen = await choose(flow, again=True)
+    assert (chosen.is_finished, chosen.run.run) == (False, before)
+    await flow.run(again_from=chosen.again_from)
+    assert is_whole(flow)

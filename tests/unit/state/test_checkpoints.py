@@ -10,7 +10,16 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from dsync.protocol.types import PageType
-from dsync.state import CheckpointRow, DeadLetterRow, EventRow, NamespaceTotals, Store, UnitGoneError, VerifyRow
+from dsync.state import (
+    CheckpointRow,
+    DeadLetterRow,
+    EventRow,
+    FlowNotFoundError,
+    NamespaceTotals,
+    Store,
+    UnitGoneError,
+    VerifyRow,
+)
 from dsync.state.schema import from_us
 from dsync.state.sqlite import SqliteDatabase
 from tests.unit.state.support import HandClock, planned_run, slices
@@ -209,6 +218,18 @@ def test_events_are_kept_in_order_and_read_from_where_one_left_off(store: Store,
     assert [event.name for event in store.list_events(run.flow, since=1, limit=1)] == ["b"]
 
 
+def test_where_a_stream_stands_is_kept_beside_all_else(store: Store, clock: HandClock) -> None:
+    run = planned_run(store)
+    store.set_extra(run.flow, run.run, {"planned": True, "stream": {"changes": 1}})
+    clock.advance(1)
+    store.note_stream(run.flow, run.run, {"changes": 7})
+    found = store.get_run(run.flow, run.run)
+    assert found is not None
+    assert found.extra == {"planned": True, "stream": {"changes": 7, "at_us": clock.now_us()}}
+    with pytest.raises(FlowNotFoundError):
+        store.note_stream(run.flow, "another", {"changes": 7})
+
+
 def test_a_request_is_seen_until_it_is_done_also_by_the_next_holder(
     store: Store, open_store: Callable[[], Store], clock: HandClock
 ) -> None:
@@ -226,6 +247,14 @@ def test_a_request_is_seen_until_it_is_done_also_by_the_next_holder(
     store.complete_request(run.flow, first.request, {"ok": False})
     successor = open_store()
     assert [row.kind for row in successor.take_requests(run.flow)] == ["cancel"]
+    assert successor.take_requests(run.flow, since=2) == ()
+    assert (
+        [row.kind for row in asker.open_requests()] == [row.kind for row in asker.open_requests(run.flow)] == ["cancel"]
+    )
+    assert asker.open_requests("another") == ()
+    found = asker.get_request(run.flow, first.request)
+    assert found is not None
+    assert (found.outcome, asker.get_request(run.flow, 99)) == ({"ok": True}, None)
     done, waiting = asker.list_requests(run.flow)
     assert (done.outcome, done.done_at) == ({"ok": True}, from_us(clock.now_us()))
     assert (waiting.taken_at, waiting.done_at) == (from_us(clock.now_us()), None)
