@@ -11,6 +11,7 @@ from dsync.app.standing import (
     Standing,
     examine,
     find_lost,
+    in_mode,
     is_planned,
 )
 from dsync.coordinator.ends import End
@@ -55,7 +56,9 @@ async def choose_run(store: Store, flow: FlowRow, spec: FlowSpec, source: End, s
         OtherEndpointError: what the sink remembers was copied from another source.
         StateOutrunError: another coordinator has gone further with the run than this state knows.
     """
-    stands = await examine(store, flow.flow, sink, again=again)
+    stands = in_mode(
+        await examine(store, flow.flow, sink, again=again), flow.name or flow.flow, follows=spec.follows, again=again
+    )
     if stands.adopts and stands.record is not None:
         source.check_same(stands.record.kept.source_id)
     latest = _taken_over(store, flow.flow, stands)
@@ -77,7 +80,7 @@ def _run_to_use(store: Store, flow: FlowRow, spec: FlowSpec, stands: FlowStandin
         return latest
     # Kept with the run: should it end before it has a plan, what goes on with it must know whose rows are there.
     extra = {"again_from": stands.again_from} if stands.again_from else {}
-    if latest is not None and not latest.phase.is_final and not is_planned(latest):
+    if latest is not None and not latest.phase.is_final and not is_planned(latest) and latest.mode == spec.mode:
         store.set_extra(flow.flow, latest.run, extra)
         return latest
     return store.new_run(flow.flow, mode=spec.mode, extra=extra)

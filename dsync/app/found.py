@@ -17,6 +17,7 @@ from dsync.app.standing import (
     examine_lost,
     find_lost,
     forgotten,
+    in_mode,
     is_planned,
     stored_plan,
 )
@@ -82,7 +83,12 @@ async def find_flow(store: Store | None, request: SyncRequest, spec: FlowSpec, m
     known = _in_state(store, request.flow, fingerprint)
     if store is not None and known is not None:
         meeting.refuse_other_ends(store.list_runs(known.flow))
-        stands = await examine(store, known.flow, meeting.sink, again=request.again)
+        stands = in_mode(
+            await examine(store, known.flow, meeting.sink, again=request.again),
+            known.name or known.flow,
+            follows=request.mode != "copy",
+            again=request.again,
+        )
     else:
         lost = await find_lost(meeting.sink, store, name=request.flow, fingerprint=fingerprint)
         if lost is None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from dsync.coordinator.deliver import UnitProgress
 from dsync.coordinator.ends import End
+from dsync.coordinator.following import Following
 from dsync.coordinator.manifest import Manifest, RunEnd, decode_manifest
 from dsync.coordinator.places import read_places
 from dsync.coordinator.plan import CopyPlan
-from dsync.protocol.errors import PermanentError, SinkNotEmptyError
+from dsync.protocol.errors import PermanentError, RequestError, SinkNotEmptyError
 from dsync.protocol.types import FlowManifest
 from dsync.state import NamespaceState, Phase, RunRow, UnitKind
 
@@ -130,6 +131,38 @@ async def examine(store: Store, flow: str, sink: End, *, again: bool) -> FlowSta
     if record.run == latest.run:
         return await _same_run(store, latest, record, sink, again=again)
     return _earlier_run(store, latest, record)
+
+
+def in_mode(stands: FlowStanding, flow: str, *, follows: bool, again: bool) -> FlowStanding:
+    """The same for a command that asks to follow, or not to: what was only copied is copied again under a slot.
+
+    Raises:
+        RequestError: the flow is followed, and a copy alone was asked for.
+    """
+    run, record = stands.run, stands.record
+    if stands.adopts and record is not None and record.has_plan:
+        mode: str = record.kept.spec.mode
+        following, begun = record.kept.plan.following, record.run
+        has_failed = False
+    elif run is not None and is_planned(run):
+        kept = run.extra.get("following")
+        mode, following, begun = run.mode, Following.of_json(kept) if kept else None, run.run
+        has_failed = run.phase is Phase.FAILED
+    else:
+        return stands
+    if not follows:
+        if mode != "copy":
+            raise RequestError(
+                f"flow {flow} follows its source: leave --mode copy out and it goes on, or forget it with `dsync reset "
+                f"{flow}` and copy anew; another name (--flow) makes another flow of the same ends"
+            )
+        return stands
+    if stands.standing in (Standing.NEW, Standing.AGAIN):
+        return stands
+    # A run that follows has no end, so what a new one begins over is one that had arrived, or has failed.
+    has_arrived = following is not None and following.consistent_at is not None
+    is_over = mode == "copy" or (again and (has_arrived or has_failed))
+    return replace(stands, standing=Standing.AGAIN, again_from=begun) if is_over else stands
 
 
 async def examine_lost(

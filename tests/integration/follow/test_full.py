@@ -73,3 +73,28 @@ def test_what_is_written_while_it_is_copied_and_after_arrives(
     assert source.value("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 0
     assert source.value("SELECT count(*) FROM pg_publication") == 0
     assert len(forgotten.result["removed_at_source"]) == 2
+
+
+def test_a_copy_becomes_a_stream_and_not_a_copy_again(
+    dsync: Dsync, source_db: DatabaseFactory, sink_db: DatabaseFactory
+) -> None:
+    """What has not changed since the copy is not read again; what follows is not silently left."""
+    source, sink = source_db(_fill), sink_db()
+    ends = (source.uri, sink.uri)
+    copied = dsync("sync", *ends, "--mode", "copy", "--json")
+    assert copied.exit_code == 0, copied.stderr
+    source.run("UPDATE orders SET total = 0 WHERE id = 7")
+    followed = dsync("sync", *ends, "--until-caught-up", "--json")
+    assert followed.exit_code == 0, followed.stderr
+    assert followed.result["run"] != copied.result["run"]
+    assert followed.result["moved_rows"] == ROWS, "orders alone has changed"
+    assert sink.rows(_CONTENTS) == source.rows(_CONTENTS)
+    refused = dsync("sync", *ends, "--mode", "copy", "--json")
+    assert refused.exit_code == 2
+    assert "dsync reset" in refused.json["error"]["message"]
+    # A new run over one that follows: another slot, and what has changed since it began is read again.
+    again = dsync("sync", *ends, "--again", "--until-caught-up", "--json")
+    assert again.exit_code == 0, again.stderr
+    assert again.result["run"] != followed.result["run"]
+    assert sink.rows(_CONTENTS) == source.rows(_CONTENTS)
+    assert source.value("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 1
