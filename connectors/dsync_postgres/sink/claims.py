@@ -56,6 +56,14 @@ def claimed_kind(connection: Connection, flow: str, namespace: str) -> str:
     return "" if row is None else str(row[0])
 
 
+def is_alone(connection: Connection, flow: str, namespace: str) -> bool:
+    """Whether the flow found the table without rows, so that all of them are its own."""
+    row = connection.execute(
+        "SELECT was_empty FROM _dsync.target WHERE (flow, namespace) = (%s, %s)", [flow, namespace]
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
 def save_claims(connection: Connection, flow: str, run: str, claims: Sequence[Claim]) -> None:
     """Write a run's claims, replacing those about the same tables."""
     connection.execute(

@@ -152,11 +152,35 @@ def merge(plan: StagePlan, table: TargetTable) -> list[sql.Composed]:
 
 def _delete_unlike(plan: StagePlan, table: TargetTable, key: tuple[str, ...], fixed: tuple[str, ...]) -> sql.Composed:
     own = sql.SQL("{}" if table.kind == "p" else "ONLY {}").format(table.identifier)
-    same = [sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in key]
     unlike = [sql.SQL("t.{0} IS DISTINCT FROM s.{0}").format(sql.Identifier(name)) for name in fixed]
     return sql.SQL("DELETE FROM {} AS t USING (SELECT {} FROM {}) AS s WHERE {} AND ({})").format(
-        own, _taken(plan, table), plan.identifier, sql.SQL(" AND ").join(same), sql.SQL(" OR ").join(unlike)
+        own, _taken(plan, table), plan.identifier, _agreeing(key), sql.SQL(" OR ").join(unlike)
     )
+
+
+def evict(plan: StagePlan, table: TargetTable) -> list[sql.Composed]:
+    """DELETE rows of other keys that have what only one row may have, for rows of the stage that have it.
+
+    Either is from another moment, and what has happened since will write the other again.
+    """
+    key = key_for(table, plan.stage.columns)
+    own = sql.SQL("{}" if table.kind == "p" else "ONLY {}").format(table.identifier)
+    return [
+        sql.SQL("DELETE FROM {} AS t USING (SELECT {} FROM {}) AS s WHERE {} AND NOT ({})").format(
+            own, _taken(plan, table), plan.identifier, _agreeing(unique), _agreeing(key)
+        )
+        for unique in rivals(table, plan.stage.columns)
+    ]
+
+
+def rivals(table: TargetTable, columns: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Columns beside the key in which no two rows may agree, as far as rows with these columns bring them."""
+    key = set(_key(table, columns))
+    return tuple(unique for unique in table.uniques if set(unique) <= set(columns) and not key <= set(unique))
+
+
+def _agreeing(columns: tuple[str, ...]) -> sql.Composed:
+    return sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in columns)
 
 
 def pour(plan: StagePlan, table: TargetTable) -> sql.Composed:

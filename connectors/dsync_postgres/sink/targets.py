@@ -77,6 +77,8 @@ class TargetTable:
     columns: tuple[TargetColumn, ...]
     keys: tuple[tuple[str, ...], ...]
     """Unique indexes that ON CONFLICT can use and that know no NULL, the best first."""
+    uniques: tuple[tuple[str, ...], ...] = ()
+    """Those, and all others over plain columns: no two rows may agree in them."""
     triggers: tuple[TargetTrigger, ...]
     """Those that are not disabled, of its partitions too."""
     is_extensions: bool = False
@@ -147,13 +149,13 @@ FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type b ON 
 WHERE a.attrelid = ANY(%(oids)s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum
 """
 _KEYS = """
-SELECT i.indrelid AS oid, array_agg(a.attname::text ORDER BY k.place) AS columns
+SELECT i.indrelid AS oid, array_agg(a.attname::text ORDER BY k.place) AS columns,
+       bool_and(a.attnotnull AND i.indimmediate) AS is_key
 FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
-WHERE i.indrelid = ANY(%(oids)s) AND i.indisunique AND i.indisvalid AND i.indislive AND i.indimmediate
+WHERE i.indrelid = ANY(%(oids)s) AND i.indisunique AND i.indisvalid AND i.indislive
   AND i.indpred IS NULL AND i.indexprs IS NULL AND k.place <= i.indnkeyatts
 GROUP BY i.indexrelid, i.indrelid, i.indisprimary, i.indisreplident, i.indnkeyatts
-HAVING bool_and(a.attnotnull)
 ORDER BY i.indisprimary DESC, i.indisreplident DESC, i.indnkeyatts, i.indexrelid
 """
 _TRIGGERS = """
@@ -193,7 +195,8 @@ def read_targets(connection: Connection, names: Iterable[TableName]) -> dict[Tab
             columns=tuple(
                 TargetColumn(**column, shape=shapes.get(column["type_oid"], "")) for column in columns.get(oid, ())
             ),
-            keys=tuple(tuple(key["columns"]) for key in keys.get(oid, ())),
+            keys=tuple(tuple(key["columns"]) for key in keys.get(oid, ()) if key["is_key"]),
+            uniques=tuple(tuple(key["columns"]) for key in keys.get(oid, ())),
             triggers=tuple(TargetTrigger(**trigger) for trigger in triggers.get(oid, ())),
             is_extensions=configuration is not None,
             kept=condition_of(configuration or "") or "",

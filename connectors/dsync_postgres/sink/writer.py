@@ -17,9 +17,9 @@ from dsync.sdk import errors, failpoint, types
 from dsync_postgres.errors import describe, lost_in_function, translate
 from dsync_postgres.sessions import AS_BYTES, keeps_bytes
 from dsync_postgres.sink import wire
-from dsync_postgres.sink.claims import claimed_kind
+from dsync_postgres.sink.claims import claimed_kind, is_alone
 from dsync_postgres.sink.ledger import Guard, standing
-from dsync_postgres.sink.staging import StagePlan, Stages, key_for, merge, pour, unsettable
+from dsync_postgres.sink.staging import StagePlan, Stages, evict, key_for, merge, pour, rivals, unsettable
 from dsync_postgres.sink.targets import Connection, TargetTable
 
 # READ COMMITTED, so that the ledger's UPDATE sees what others have committed meanwhile; whether the transaction may
@@ -177,14 +177,27 @@ def _upsert(connection: Connection, load: Load, stages: Stages) -> int:
         # Two rows of the page have one key. That is rare, and numbering all rows for its sake costs time.
         connection.rollback()
         return _merge(connection, load, stages, _stage(connection, load, stages, ordered=True))
+    except psycopg.errors.UniqueViolation:
+        connection.rollback()
+        if not _overlaps(connection, load):
+            raise
+        return _merge(connection, load, stages, _stage(connection, load, stages, ordered=True), evicts=True)
+
+
+def _overlaps(connection: Connection, load: Load) -> bool:
+    """Whether all rows that could be in the way are the flow's own, read at another moment than these."""
+    if load.guard is None or not rivals(load.table, load.columns):
+        return False
+    return is_alone(connection, load.guard.context.flow, load.table.name.namespace)
 
 
 def _stage(connection: Connection, load: Load, stages: Stages, *, ordered: bool) -> StagePlan:
     return stages.plan(connection, load.table, load.columns, ordered=ordered, texts=load.text_columns)
 
 
-def _merge(connection: Connection, load: Load, stages: Stages, plan: StagePlan) -> int:
-    return _through(connection, load, stages, plan, merge(plan, load.table))
+def _merge(connection: Connection, load: Load, stages: Stages, plan: StagePlan, *, evicts: bool = False) -> int:
+    evictions = evict(plan, load.table) if evicts else []
+    return _through(connection, load, stages, plan, [*evictions, *merge(plan, load.table)])
 
 
 def _through(

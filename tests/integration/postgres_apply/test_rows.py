@@ -155,6 +155,26 @@ async def test_in_an_overlap_a_moved_row_is_not_taken_from_one_that_was_read_aga
 
 
 @ways
+@pytest.mark.parametrize("value", ["big", UNSENT], ids=["whole", "unsent"])
+async def test_in_an_overlap_a_row_of_another_moment_makes_room(
+    database: DatabaseFactory, open_applier: OpenApplier, in_order: bool, value: object
+) -> None:
+    """What only one row may have belongs to the one that gets it; the other is written again by what comes yet."""
+    db = database()
+    db.run(
+        "CREATE TABLE t (id int PRIMARY KEY, a text UNIQUE, b text)",
+        "INSERT INTO t VALUES (1, 'x', 'big'), (2, 'y', 'big'), (3, NULL, 'big')",
+    )
+    applier = open_applier(db)
+    await applier.open()
+    changes = Changes(relations=[T]).update(1, "y", value).update(4, None, "new")
+    await applier.apply(changes, in_order=in_order, overlap=True)
+    assert db.rows("SELECT * FROM t ORDER BY id") == [(1, "y", "big"), (3, None, "big"), (4, None, "new")]
+    with pytest.raises(errors.RecordError if in_order else errors.LanesMeetError):
+        await applier.apply(Changes(relations=[T]).update(3, "y", value), in_order=in_order)
+
+
+@ways
 async def test_a_move_of_a_row_that_is_not_there_is_incomplete(
     database: DatabaseFactory, open_applier: OpenApplier, in_order: bool
 ) -> None:

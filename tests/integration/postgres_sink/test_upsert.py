@@ -121,6 +121,23 @@ async def test_another_unique_index_refuses_the_row(database: DatabaseFactory, o
     assert sink.ledger() == [("u", 0, b"", 0, False)]
 
 
+async def test_of_the_flows_own_rows_one_of_another_moment_makes_room(
+    database: DatabaseFactory, open_sink: OpenSink
+) -> None:
+    """The table was found empty, so a row with the same unique value was read before it has got another one."""
+    db = database()
+    db.run("CREATE TABLE t (id int PRIMARY KEY, name text, n int, UNIQUE (n, name) DEFERRABLE)")
+    sink = open_sink(db)
+    await sink.open("u")
+    await sink.write(sink.request(page_of(db, "VALUES (1, 'a', 1), (2, 'b', 1), (3, NULL, 1)")))
+    later = page_of(db, "VALUES (4, 'a', 1), (2, 'c', 1), (5, NULL, 1)")
+    with pytest.raises(errors.RecordError, match="constraint t_n_name_key"):
+        await sink.write(sink.request(later, upsert=True))
+    db.run("INSERT INTO _dsync.target SELECT 'f0000001', 'public.t', 't'::regclass, true, true, '', 'r1'")
+    await sink.write(sink.request(later, upsert=True))
+    assert db.rows("SELECT id, name FROM t ORDER BY id") == [(2, "c"), (3, None), (4, "a"), (5, None)]
+
+
 async def test_many_tables_share_a_connection(database: DatabaseFactory, open_sink: OpenSink) -> None:
     """Stages are few, since each commit empties all of them; the oldest makes room."""
     db = database()

@@ -20,7 +20,7 @@ from dsync_postgres.sink.apply.arrays import array_of, numbers
 from dsync_postgres.sink.apply.fold import Fold, Part, Tally
 from dsync_postgres.sink.apply.pipeline import Connection, Pipeline, Prepared, StatementError
 from dsync_postgres.sink.apply.records import Values
-from dsync_postgres.sink.apply.shape import Shape, split
+from dsync_postgres.sink.apply.shape import Indexes, Shape, split
 from dsync_postgres.sink.apply.statements import Statement
 from dsync_postgres.sink.apply.steps import (
     Change,
@@ -220,12 +220,19 @@ class _Run:
             self._write_whole(shape, [part.values for part in some], [part.place for part in some])
 
     def _write_whole(self, shape: Shape, rows: list[Values], places: Sequence[int]) -> None:
+        self._evict(shape, shape.written, rows, places)
         parameters = [array_of(column) for column in split(rows, shape.written)]
         every = tuple((statement, parameters) for statement in shape.upsert)
         if self._counts and shape.update is not None:
             self._send(shape.update, parameters, _Sent(shape, places, expected=len(rows), otherwise=every))
             return
         for statement, _ in every:
+            self._send(statement, parameters, _Sent(shape, places))
+
+    def _evict(self, shape: Shape, sent: Indexes, rows: Sequence[Values], places: Sequence[int]) -> None:
+        """In an overlap a row that is in the way is from another moment: what comes yet writes it again."""
+        for statement in shape.evictions(sent) if self._job.overlap else ():
+            parameters = [array_of(column) for column in split(rows, statement.columns)]
             self._send(statement, parameters, _Sent(shape, places))
 
     def _patch(self, shape: Shape, parts: Iterable[Part]) -> None:
@@ -238,6 +245,7 @@ class _Run:
 
     def _send_patch(self, shape: Shape, sent: tuple[int, ...], parts: Sequence[Part]) -> None:
         places = [part.place for part in parts]
+        self._evict(shape, sent, [part.values for part in parts], places)
         parameters = [array_of(column) for column in split([part.values for part in parts], sent)]
         self._send(shape.patch(sent), [*parameters, numbers(places)], _Sent(shape, places, reports=True))
 

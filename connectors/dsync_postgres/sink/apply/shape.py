@@ -56,12 +56,25 @@ class Shape:
         self.update = statements.update(self) if self.key and self.settable and not self.fixed else None
         self.add = statements.add(self)
         self.remove = statements.remove(self)
+        self._evictions: dict[Indexes, tuple[Statement, ...]] = {}
         self._patches: dict[Indexes, Statement] = {}
         self._moves: dict[Indexes, Statement] = {}
 
     def sent(self, values: Values) -> Indexes:
         """Which of the columns that are written have come with a row."""
         return tuple(index for index in self.written if values[index] is not UNSENT)
+
+    def evictions(self, sent: Indexes) -> tuple[Statement, ...]:
+        """Make room for rows with these columns, where other rows have what only one may have."""
+        if sent not in self._evictions:
+            names = tuple(self.columns[index].name for index in sent)
+            key = {self.columns[index].name for index in self.key}
+            self._evictions[sent] = tuple(
+                statements.evict(self, tuple(index for index in sent if self.columns[index].name in unique))
+                for unique in self.table.uniques
+                if set(unique) <= set(names) and not key <= set(unique)
+            )
+        return self._evictions[sent]
 
     def patch(self, sent: Indexes) -> Statement:
         """Sets values of rows that are there, and returns the places of those that were."""

@@ -64,6 +64,18 @@ def upsert(shape: Shape) -> tuple[Statement, ...]:
     return (_delete_unlike(shape), write) if shape.fixed else (write,)
 
 
+def evict(shape: Shape, unique: Indexes) -> Statement:
+    """Delete rows of other keys that agree with these rows in some columns."""
+    columns = (*unique, *(index for index in shape.key if index not in unique))
+    agree = sql.SQL(" AND ").join(
+        sql.SQL("t.{} = {}").format(_name(shape, index), _value(columns, index)) for index in unique
+    )
+    text = sql.SQL("DELETE FROM {} AS t USING {} AS s WHERE {} AND NOT ({})").format(
+        _table(shape), _rows(shape, columns), agree, _same_key(shape, columns)
+    )
+    return Statement(text=text.as_bytes(None), columns=columns)
+
+
 def patch(shape: Shape, sent: Indexes) -> Statement:
     """Set some values of rows that are there; returns the number of each row that was."""
     settable = [index for index in sent if index in shape.settable]
