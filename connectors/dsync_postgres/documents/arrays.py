@@ -28,6 +28,7 @@ from dsync_postgres.documents.bson import (
     read_int32,
     value_end,
 )
+from dsync_postgres.documents.shapes_of_arrays import Shapes, make_decoder, make_encoder
 
 _DIMENSIONS_MAX = 6
 _HEAD = struct.Struct(">iiI")
@@ -104,20 +105,30 @@ def _reversed_encoder(bson_type: int) -> Callable[[bytes], bytes]:
     tag = bytes([bson_type])
     heads = [tag + name for name in _INDEX_NAMES]
     width = FIXED_WIDTHS[bson_type]
+    shapes = Shapes(lambda present: make_encoder(present, bson_type))
+    known = shapes.by_length.get
 
     def flat(raw: bytes) -> bytes:
+        quick = known(len(raw))
+        return (quick(raw) if quick is not None else b"") or walk(raw)
+
+    def walk(raw: bytes) -> bytes:
         parts: list[bytes] = []
+        present: list[bool] = []
         position, end, index = 24, len(raw), 0
         while position <= end:
             head = heads[index] if index < 1000 else tag + b"%d\0" % index
             index += 1
             # A length below zero says NULL; no other begins with this bit.
-            if raw[position - 4] < 0x80:
+            is_there = raw[position - 4] < 0x80
+            present.append(is_there)
+            if is_there:
                 parts += head, raw[position : position + width][::-1]
                 position += width + 4
             else:
                 parts += b"\x0a", head[1:]
                 position += 4
+        shapes.learn(raw, present)
         return document_value(b"".join(parts))
 
     return flat
@@ -171,11 +182,17 @@ def array_decoder(
     """A function from a BSON array, or the long form, to a binary array of elements of that oid."""
     width = FIXED_WIDTHS.get(reversed_type, 0) if reversed_type is not None else 0
     usual = (reversed_type if reversed_type is not None else -1, width, width.to_bytes(4, "big"))
+    shapes = Shapes(lambda present: make_decoder(present, usual[0], oid))
+    known = shapes.by_length.get
 
     def decode(kind: int, value: bytes) -> bytes:
         if kind == ARRAY:
+            if (quick := known(len(value))) is not None and (found := quick(value)):
+                return found
             if not nests or value[4] != ARRAY:
                 fields, has_null = _flat_fields(value, decode_element, *usual)
+                if width and shapes.left and all(part is PG_NULL or len(part) == width + 4 for part in fields):
+                    shapes.learn(value, [part is not PG_NULL for part in fields])
                 body = _EMPTY_HEAD(0, 0, oid) if not fields else _FLAT_HEAD(1, has_null, oid, len(fields), 1)
                 body += b"".join(fields)
                 return _I32.pack(len(body)) + body

@@ -25,7 +25,8 @@ from dsync_postgres.documents.bson import (
     STRING,
     Misfit,
 )
-from dsync_postgres.documents.layout import Code, Item, Layout
+from dsync_postgres.documents.code import Code
+from dsync_postgres.documents.layout import Item, Layout
 from dsync_postgres.documents.types import ColumnType, Kind
 from dsync_postgres.documents.values import BlobForm, FixedForm, decoder, is_real
 
@@ -46,6 +47,15 @@ _WIDTHS[BOOL] = 1
 _WIDTHS[NULL] = 0
 _WIDTHS[DECIMAL] = 16
 _WIDTHS[STRING], _WIDTHS[DOCUMENT], _WIDTHS[ARRAY], _WIDTHS[BINARY] = -5, -1, -1, -6
+
+# What our encoder mostly makes of a type, where that is not read in place.
+_USUAL = {
+    Kind.NUMERIC: DECIMAL,
+    Kind.JSONB: DOCUMENT,
+    Kind.ARRAY: ARRAY,
+    Kind.COMPOSITE: DOCUMENT,
+    Kind.RANGE: DOCUMENT,
+}
 
 _read_count = struct.Struct("<i").unpack_from
 _pack_length = struct.Struct(">i").pack
@@ -216,12 +226,30 @@ class _Writer:
         if item.fixed is not None and item.fixed.is_reversed and not suffix:
             self._write_reversed(item, name, item.fixed)
             return
-        position = len(name) + 1
+        usual = _USUAL.get(item.type.kind)
+        if usual is None or suffix:
+            self._line(*self._any_value(item, name, k=k, is_read=not suffix))
+            return
+        width = _WIDTHS[usual]
         self._line(
+            f"if data.startswith({self._code.name(bytes([usual]) + name)}, p):",
+            f"    p += {len(name) + 1}",
+            f"    w = read_count(data, p)[0] + {-width - 1}" if width < 0 else f"    w = {width}",
+            "    if w < 0:",
+            "        break",
+            f"    f{k} = {self._code.name(decoder(item.type))}({usual}, data[p:p + w])",
+            "    p += w",
+            "else:",
+            *("    " + line for line in self._any_value(item, name, k=k, is_read=True)),
+        )
+
+    def _any_value(self, item: Item, name: bytes, *, k: str, is_read: bool) -> list[str]:
+        """A value of whatever type, handed to its function or passed over."""
+        lines = [
             f"if not data.startswith({self._code.name(name)}, p + 1):",
             "    break",
             "t = data[p]",
-            f"p += {position}",
+            f"p += {len(name) + 1}",
             "w = widths[t]",
             "if w < 0:",
             f"    if w == {_NO_WIDTH}:",
@@ -229,14 +257,11 @@ class _Writer:
             "    w = read_count(data, p)[0] - w - 1",
             "    if w < 0:",
             "        break",
-        )
-        if suffix:
-            self._line("p += w")
-            return
-        self._line(
-            f"f{k} = {self._code.name(decoder(item.type))}(t, data[p:p + w]) if t != {NULL} else PG_NULL",
-            "p += w",
-        )
+        ]
+        if is_read:
+            function = self._code.name(decoder(item.type))
+            lines.append(f"f{k} = {function}(t, data[p:p + w]) if t != {NULL} else PG_NULL")
+        return [*lines, "p += w"]
 
     @staticmethod
     def _has_usual(column_type: ColumnType) -> bool:

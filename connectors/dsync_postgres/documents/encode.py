@@ -12,7 +12,8 @@ from collections.abc import Callable, Set
 
 import xxhash
 
-from dsync_postgres.documents.layout import Code, Item, Layout
+from dsync_postgres.documents.code import Code
+from dsync_postgres.documents.layout import Item, Layout
 from dsync_postgres.documents.values import encoder
 
 EncodeLoop = Callable[[bytes, int, int, bytearray, "MissedRow"], tuple[int, int, int]]

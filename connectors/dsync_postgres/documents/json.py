@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from json.scanner import make_scanner
 
 import bson
 from bson.code import Code
@@ -65,14 +66,15 @@ def encode_json(name: bytes, raw: bytes) -> bytes:
 
 def encode_jsonb(name: bytes, raw: bytes) -> bytes:
     """The BSON element of a binary jsonb."""
-    if raw.count(b"[") + raw.count(b"{") <= _DEPTH_MAX or _depth(raw) <= _DEPTH_MAX:
+    # Each level takes two bytes at least.
+    if len(raw) <= 2 * _DEPTH_MAX or raw.count(b"[") + raw.count(b"{") <= _DEPTH_MAX or _depth(raw) <= _DEPTH_MAX:
         text = raw[1:].decode()
         try:
             try:
-                element = _element(name, _parse(text)[0])
+                element = _element(name, _parse(text, 0)[0])
             except (ValueError, OverflowError):
                 # An integer beyond 64 bits, or longer than int() reads.
-                element = _element(name, _parse_wide(text)[0])
+                element = _element(name, _parse_wide(text, 0)[0])
         except _NoBsonForm:
             element = b""
         if element:
@@ -126,9 +128,15 @@ def _decimal(literal: str) -> Decimal128:
     return Decimal128(literal)
 
 
-# The server's text has no space around it, so the quicker of the two methods will do.
-_parse = json.JSONDecoder(parse_float=_fraction).raw_decode
-_parse_wide = json.JSONDecoder(parse_float=_fraction, parse_int=_integer).raw_decode
+# The server's text is well-formed and has no space around it, so the quickest of the methods will do.
+def _parser(decoder: json.JSONDecoder) -> Callable[[str, int], tuple[object, int]]:
+    # What a decoder calls itself, after a check for what stands before and behind.
+    parse: Callable[[str, int], tuple[object, int]] = make_scanner(decoder)  # type: ignore[arg-type]  # typeshed errs
+    return parse
+
+
+_parse = _parser(json.JSONDecoder(parse_float=_fraction))
+_parse_wide = _parser(json.JSONDecoder(parse_float=_fraction, parse_int=_integer))
 
 
 def jsonb_decoder() -> Decode:

@@ -35,6 +35,7 @@ _DIGITS = tuple(struct.Struct(f">{n}H") for n in range(12))
 _FIELD_HEAD = struct.Struct(">ihhHH")
 _pack_3 = struct.Struct(">ihhHH3H").pack
 _DECIMAL = struct.Struct("<QQ")
+_pack_decimal = _DECIMAL.pack
 _DECIMAL_TAG = bytes([DECIMAL])
 
 _NEGATIVE, _NAN, _PLUS_INFINITY, _MINUS_INFINITY = 0x4000, 0xC000, 0xD000, 0xF000
@@ -53,6 +54,8 @@ _HIGH = (1 << 49) - 1
 # 34 decimal digits never span more base-10000 digits than this, wherever the point stands.
 _GROUPS_MAX = 10
 _POWERS = tuple(10**n for n in range(41))
+_HIGHS = tuple((_EXPONENT_BIAS - scale) << 49 for scale in range(64))
+"""The upper half of a Decimal128 by its scale, where the lower half holds all digits."""
 
 _DSCALE_MAX = 16383
 _INTEGER_DIGITS_MAX = 131072
@@ -66,6 +69,9 @@ def encode_numeric(name: bytes, raw: bytes) -> bytes:
     if size == 14:
         count, weight, sign, dscale, first, second, third = _unpack_3(raw)
         coefficient = (first * 10000 + second) * 10000 + third
+        # Most prices: not negative, no more than 18 digits, each of them shown.
+        if sign == 0 and dscale < 64 and 0 <= (shift := dscale + 4 * weight - 8) <= 6:
+            return _DECIMAL_TAG + name + _pack_decimal(coefficient * _POWERS[shift], _HIGHS[dscale])
     elif size == 12:
         count, weight, sign, dscale, first, second = _unpack_2(raw)
         coefficient = first * 10000 + second

@@ -443,5 +443,6 @@ def _short_timestamp(step_ms: int) -> FixedForm:
         to_bson=f"{{v}} // 1000 + {EPOCH_MS}",
         to_bson_if="not {v} % 1000",
         to_pg=f"({{v}} - {EPOCH_MS}) * 1000",
-        to_pg_if=f"not {{v}} % {step_ms} and {TIMESTAMP_MS_MIN} <= {{v}} < {TIMESTAMP_MS_END}",
+        to_pg_if=(f"not {{v}} % {step_ms} and " if step_ms > 1 else "")
+        + f"{TIMESTAMP_MS_MIN} <= {{v}} < {TIMESTAMP_MS_END}",
     )
