@@ -28,10 +28,10 @@ from dsync.coordinator.spec import FlowSpec
 from dsync.protocol.errors import DsyncError, RequestError, SinkNotEmptyError
 from dsync.state import LeaseHeldError, NamespaceState, Phase, RunRow
 from dsync.state.location import spool_directory
-from dsync.verify import VerifyOptions, VerifyReport, verify
 
 if TYPE_CHECKING:
     from dsync.state import Store
+    from dsync.verify import VerifyReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +253,9 @@ async def _verify(context: RunContext, chosen: ChosenRun) -> VerifyReport:
 
     What is followed is compared live: rows that differ are read again until they settle.
     """
+    # Only for those who ask for it.
+    from dsync.verify import VerifyOptions, verify
+
     context.emit(PhaseChanged(phase=Phase.VERIFYING.value))
     plan = await context.stored_plan()
     rows = [row for row in plan.namespaces if row.state is not NamespaceState.STOPPED]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from dsync.coordinator.context import RunContext
 from dsync.coordinator.copying import Copying
@@ -15,11 +16,13 @@ from dsync.coordinator.places import read_places
 from dsync.coordinator.plan import CopyPlan
 from dsync.coordinator.planning import Planning
 from dsync.coordinator.result import NamespaceResult, RunResult, StepFailure
-from dsync.coordinator.stream.session import Stream, streaming
 from dsync.failpoints import failpoint
 from dsync.protocol.errors import UnitLostError
 from dsync.protocol.types import Finding
 from dsync.state import NamespaceState, Phase
+
+if TYPE_CHECKING:
+    from dsync.coordinator.stream.session import Stream
 
 MAX_LOSSES = 5
 """How many times what has arrived may be lost at the sink before the run ends, to be gone on with by a person."""
@@ -57,6 +60,9 @@ class Run:
         if plan.following is None:
             plan, failures = await self._arrive(copying, plan, None)
             return await self._conclude(copying, plan, failures, time.monotonic() - started_s)
+        # A copy needs none of it, and every command waits for the imports.
+        from dsync.coordinator.stream.session import streaming
+
         async with streaming(self.context, plan) as stream:
 
             async def work() -> RunResult:

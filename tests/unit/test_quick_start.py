@@ -14,7 +14,7 @@ from dsync.cli.settings import Settings
 def modules_after(code: str) -> set[str]:
     script = f"{code}\nimport sys\nprint(*sys.modules)"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return {name.partition(".")[0] for name in ended.stdout.split()}
+    return set(ended.stdout.split())
 
 
 def test_what_runs_a_copy_loads_no_program_for_consoles() -> None:
@@ -22,6 +22,10 @@ def test_what_runs_a_copy_loads_no_program_for_consoles() -> None:
     loaded = modules_after("import dsync.app.sync")
     assert "structlog" in loaded
     assert not {"rich", "pygments", "alembic"} & loaded
+
+
+def test_what_runs_a_copy_loads_neither_the_verifier_nor_the_spool() -> None:
+    assert not {"dsync.verify", "dsync.spool"} & modules_after("import dsync.app.sync")
 
 
 def test_rich_can_be_had_by_whoever_wants_it() -> None:
