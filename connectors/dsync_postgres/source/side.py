@@ -83,13 +83,20 @@ class SourceSide:
 
         The flow's snapshot before, if there is one, is let go. With `updates` the snapshot is that of the slot by
         which changes are followed, waiting so long (0: 60 s) for open transactions; see `open_followed_plan`.
+
+        Raises:
+            ConflictError: the snapshot that the schema was described under is lost; describe it again.
         """
         names = [TableName.parse(namespace) for namespace in namespaces]
         async with self._planning:
             described = self._described.pop(self._flow, None)
             if described is not None and not described.is_held:
                 await described.close()
-                described = None
+                # What was described may have been altered since, and nothing would tell.
+                raise errors.ConflictError(
+                    "planning the copy: the session that held the moment at which the schema was read has ended; it is "
+                    "read again"
+                )
             if not updates:
                 plan = await open_plan(self._sessions, tables_of(names), described)
                 await self._install(plan)
