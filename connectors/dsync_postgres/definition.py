@@ -92,7 +92,7 @@ def decode_positions(data: bytes) -> tuple[SequencePosition, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnFacts:
-    """A column as the source has it, for a sink that has to add it."""
+    """A column as the source has it, for a sink that has to add it; NULL wherever nothing is said."""
 
     name: str
     default: str = field(default="", repr=False)
@@ -104,20 +104,20 @@ class ColumnFacts:
 
 
 def encode_columns(columns: Iterable[ColumnFacts]) -> bytes:
-    """The details of a relation in a stream."""
+    """The details of a relation in a stream; of columns without a default there is nothing to say."""
     rows = [[column.name, column.default, column.old_value, column.is_computed] for column in columns]
     packed: bytes = msgpack.packb({"v": _VERSION, "columns": rows})
     return packed
 
 
-def decode_columns(data: bytes) -> dict[str, ColumnFacts]:
-    """The inverse of `encode_columns`, by name; empty bytes say nothing of any column.
+def decode_columns(data: bytes) -> dict[str, ColumnFacts] | None:
+    """The inverse of `encode_columns`, by name; None for empty bytes, which say nothing of any column.
 
     Raises:
         RequestError: these bytes were not made by this connector, or by a later version of it.
     """
     if not data:
-        return {}
+        return None
     try:
         fields = msgpack.unpackb(data)
         if fields["v"] != _VERSION:

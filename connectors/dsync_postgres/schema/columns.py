@@ -37,5 +37,7 @@ def read_columns(connection: Connection, tables: Sequence[TableName]) -> dict[Ta
     found: dict[TableName, list[ColumnFacts]] = {}
     for schema, table, name, default, missing, is_computed in rows:
         facts = ColumnFacts(name=name, default=default, old_value=missing, is_computed=is_computed)
-        found.setdefault(TableName(schema=schema, name=table), []).append(facts)
+        columns = found.setdefault(TableName(schema=schema, name=table), [])
+        if facts != ColumnFacts(name=name):
+            columns.append(facts)
     return {table: encode_columns(columns) for table, columns in found.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -18,12 +18,14 @@ import structlog
 
 from dsync.sdk import errors
 from dsync.sdk.types import ChangeFrame
+from dsync_postgres.schema.columns import read_columns
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Sessions
 from dsync_postgres.stream.connection import ReplicationConnection, StreamSettings
 from dsync_postgres.stream.errors import SlotBusyError
 from dsync_postgres.stream.frames import FrameBuilder, TypeName
 from dsync_postgres.stream.keys import TableKey, key_of, read_table_keys
+from dsync_postgres.stream.messages import Relation
 from dsync_postgres.stream.position import Position
 from dsync_postgres.stream.publication import find_publication, require_publication
 from dsync_postgres.stream.slots import find_slot, require_usable
@@ -70,6 +72,8 @@ class Follower:
         self._connection: ReplicationConnection | None = None
         self._last_pid = 0
         self._types: dict[TypeName, str] = {}
+        self._details: dict[int, tuple[Relation, bytes]] = {}
+        """What the catalogue says of each table's columns, by oid, and since which word of the stream."""
         self._frame_at_s = 0.0
         self._checked_at_s = 0.0
 
@@ -168,6 +172,7 @@ class Follower:
         unknown = sorted(builder.types - self._types.keys())
         if unknown:
             self._types.update(await self._sessions.run("naming types", lambda found: _name_types(found, unknown)))
+        await self._look_at_columns(builder.relations)
         self._frame_at_s = asyncio.get_running_loop().time()
         if builder.size_bytes > self._following.frame_limit_bytes:
             raise errors.CapacityError(
@@ -176,9 +181,22 @@ class Follower:
             )
         return builder.flush(
             self._types.__getitem__,
+            details_of=lambda relation: self._details[relation.oid][1],
             time=_EPOCH + timedelta(microseconds=connection.sent_at_us) if connection.sent_at_us else None,
             position=connection.received_lsn,
         )
+
+    async def _look_at_columns(self, relations: Sequence[Relation]) -> None:
+        """See to it that the details of these tables are known, read after the stream has said what they are now."""
+        told = [one for one in relations if one.oid not in self._details or self._details[one.oid][0] is not one]
+        if not told:
+            return
+        names = {one.oid: TableName(schema=one.schema, name=one.name) for one in told}
+        found = await self._sessions.run(
+            "reading the tables' columns", lambda connection: read_columns(connection, list(names.values()))
+        )
+        # A table that is not there any more has none, and nobody who needs them will miss the word.
+        self._details.update({one.oid: (one, found.get(names[one.oid], b"")) for one in told})
 
     # ------------------------------------------------------------------- checks
 

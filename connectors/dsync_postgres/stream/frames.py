@@ -131,6 +131,11 @@ class FrameBuilder:
         return self._has_moved
 
     @property
+    def relations(self) -> list[Relation]:
+        """The tables that the frame in the making has changes of; they may be described for `flush`."""
+        return [shape.relation for shape in self._in_frame]
+
+    @property
     def types(self) -> set[TypeName]:
         """What has to be named for `flush`."""
         return {(column.type_oid, column.modifier) for shape in self._in_frame for column in shape.relation.columns}
@@ -277,7 +282,12 @@ class FrameBuilder:
     # ----------------------------------------------------------------- flushing
 
     def flush(
-        self, name_of: Callable[[TypeName], str], *, time: datetime | None = None, position: int = 0
+        self,
+        name_of: Callable[[TypeName], str],
+        *,
+        details_of: Callable[[Relation], bytes] = lambda relation: b"",
+        time: datetime | None = None,
+        position: int = 0,
     ) -> ChangeFrame:
         """The frame of everything that was added since the last one, which may be no change."""
         self.sent = replace(self.sent, end_lsn=self._end_lsn, transaction=self._transaction, index=self._index)
@@ -287,7 +297,7 @@ class FrameBuilder:
             transaction=self._transaction,
             index=self._index,
             first_index=max(0, self._first_index),
-            relations=self._relations(name_of),
+            relations=self._relations(name_of, details_of),
             operations=bytes(self._operations),
             relation_of=_little(self._relation_of),
             key_hashes=_little(self._hashes),
@@ -304,13 +314,17 @@ class FrameBuilder:
         self._has_moved = False
         return frame
 
-    def _relations(self, name_of: Callable[[TypeName], str]) -> tuple[ChangeRelation, ...]:
-        found = tuple(_described(shape, name_of) for shape in self._in_frame)
+    def _relations(
+        self, name_of: Callable[[TypeName], str], details_of: Callable[[Relation], bytes]
+    ) -> tuple[ChangeRelation, ...]:
+        found = tuple(_described(shape, name_of, details_of) for shape in self._in_frame)
         # A mark concerns no table, but every change has an index into these.
         return found or ((ChangeRelation(namespace=""),) if self._operations else ())
 
 
-def _described(shape: _Shape, name_of: Callable[[TypeName], str]) -> ChangeRelation:
+def _described(
+    shape: _Shape, name_of: Callable[[TypeName], str], details_of: Callable[[Relation], bytes]
+) -> ChangeRelation:
     relation = shape.relation
     places = {index: place for place, index in enumerate(relation.key, start=1)}
     return ChangeRelation(
@@ -324,6 +338,7 @@ def _described(shape: _Shape, name_of: Callable[[TypeName], str]) -> ChangeRelat
             for index, column in enumerate(relation.columns)
         ),
         full_old_row=relation.identity == "f",
+        details=details_of(relation),
     )
 
 

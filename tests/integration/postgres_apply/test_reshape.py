@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import LiteralString
 
 import pytest
@@ -11,9 +13,11 @@ from dsync_postgres.schema.columns import read_columns
 from dsync_postgres.schema.names import TableName
 from psycopg import sql
 
+from dsync.protocol import frames
 from dsync.sdk import errors, types
 from tests.integration.postgres_apply.conftest import Applier, OpenApplier
-from tests.integration.postgres_apply.frames import Changes, relation
+from tests.integration.postgres_apply.frames import Changes, Op, relation
+from tests.integration.stream.test_follow import MARK, followed, until
 from tests.support.databases import Database, DatabaseFactory
 
 pytestmark = pytest.mark.parametrize("pg", [15, 18], indirect=True)
@@ -335,3 +339,48 @@ async def test_a_coordinator_that_was_replaced_alters_nothing(
     with pytest.raises(errors.FencedError):
         await pair.follow(zombie)
     assert told(pair.sink).columns != told(pair.source).columns
+
+
+_HISTORY: tuple[LiteralString, ...] = (
+    "INSERT INTO t SELECT g, 'x' FROM generate_series(3, 20) g",
+    "ALTER TABLE t ADD c text NOT NULL DEFAULT 'new'",
+    "UPDATE t SET a = 'y' WHERE id % 3 = 0",
+    "BEGIN; UPDATE t SET c = 'other' WHERE id = 5; ALTER TABLE t ADD d numeric(8,2), ADD e timestamptz DEFAULT now();"
+    " INSERT INTO t (id, a) VALUES (21, 'z'); UPDATE t SET id = 22 WHERE id = 7; COMMIT",
+    "ALTER TABLE t ALTER c SET DEFAULT 'newer'",
+    "INSERT INTO t (id, a) VALUES (23, 'z')",
+    "ANALYZE t",
+    "UPDATE t SET d = 1.5 WHERE id < 4",
+)
+
+
+async def test_a_stream_tells_what_it_takes(
+    database: DatabaseFactory, open_applier: OpenApplier, tmp_path: Path
+) -> None:
+    """From a server's own history to the sink, with nothing but frames in between."""
+    pair = Pair(database)
+    applier = open_applier(pair.sink)
+    await applier.open()
+
+    async def apply(stream: AsyncIterator[types.ChangeFrame]) -> None:
+        pair.source.run(MARK)
+        for frame in await until(stream, lambda some: any(Op.MARK in frame.operations for frame in some)):
+            for piece in cut(frame):
+                request = replace(applier.request(Changes(relations=frame.relations)), frame=piece)
+                await applier.sink.side.write_changes(request)
+                applier.sink.units["lane-0"].seq = request.context.seq
+
+    async with followed(pair.source, tmp_path, "t") as following, following.stream() as (_, stream):
+        pair.source.run(*_HISTORY)
+        await apply(stream)
+        expected = pair.content(pair.source)
+        assert pair.content(pair.sink) == expected
+        pair.source.run("ALTER TABLE t ADD f float DEFAULT random()", "UPDATE t SET a = 'w' WHERE id = 1")
+        with pytest.raises(errors.NamespaceChangedError, match="computed"):
+            await apply(stream)
+    assert pair.content(pair.sink) == expected
+
+
+def cut(frame: types.ChangeFrame) -> list[types.ChangeFrame]:
+    """As a coordinator cuts it: what reshapes a table stands alone."""
+    return [frames.cut(frame, start, end) for start, end, _ in frames.runs(frame)]

@@ -38,7 +38,8 @@ class Reshape:
     guard: Guard
     relation: types.ChangeRelation
     table: TargetTable
-    facts: Mapping[str, ColumnFacts]
+    facts: Mapping[str, ColumnFacts] | None
+    """By name, of those of which there is something to say; None: nobody has said anything."""
 
     @property
     def told(self) -> Types:
@@ -106,7 +107,7 @@ def _require_kept(reshape: Reshape, before: Types | None) -> None:
 def _add(
     connection: Connection, reshape: Reshape, column: types.ChangeColumn, top: sql.Identifier, *, is_empty: bool
 ) -> None:
-    facts = reshape.facts.get(column.name)
+    facts = None if reshape.facts is None else reshape.facts.get(column.name, ColumnFacts(name=column.name))
     namespace = reshape.relation.namespace
     if not is_empty and (facts is None or facts.is_computed):
         raise _stopped(
