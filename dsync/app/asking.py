@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsync.app.heeding import DRAIN_S, RequestKind, record_cancelled
 from dsync.app.holding import OnWait, holding
-from dsync.app.known import KnownFlow, existing_store, find_known_flow
+from dsync.app.known import KnownFlow, existing_store, find_known_flow, resume_command
 from dsync.coordinator.control import Rate
 from dsync.protocol.errors import DeadlineError, RequestError
 
@@ -37,6 +37,8 @@ class Reply:
     """In the words of whoever heeded it."""
     run: RunRow | None
     """The flow's latest run, as it is now."""
+    resume_command: str
+    """The command that lets it go on."""
 
     @property
     def title(self) -> str:
@@ -154,6 +156,7 @@ class _Asker:
             holder=self._answered_by,
             outcome=outcome,
             run=self.latest_run(),
+            resume_command=resume_command(self.known.title, self.known.state),
         )
 
     async def ask(

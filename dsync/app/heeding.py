@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dsync.app.known import resume_command
 from dsync.app.standing import phase_before_cancel
 from dsync.app.stream_figures import StreamFigures, StreamWatch
 from dsync.coordinator.control import Control, Rate, RunCancelledError
@@ -50,7 +51,8 @@ class _Heeder:
     store: Store
     flow: str
     run: str
-    title: str
+    way_on: str
+    """The command that lets it go on."""
     emit: EventHandler
     stopping: asyncio.Event
     control: Control
@@ -93,7 +95,7 @@ class _Heeder:
                 self._pauses.append(request)
                 if not self.control.is_paused:
                     self.control.pause()
-                    self.emit(RunPaused(reason=f"as `dsync pause` asked; `dsync resume {self.title}` lets it go on"))
+                    self.emit(RunPaused(reason=f"as `dsync pause` asked; `{self.way_on}` lets it go on"))
             case RequestKind.RESUME:
                 await self._go_on(request)
             case RequestKind.RATE:
@@ -141,8 +143,7 @@ class _Heeder:
         await self.end_pauses("cancelled")
         await self.complete(self.cancel, heeded=True, phase=Phase.CANCELLED.value)
         return RunCancelledError(
-            f"cancelled by `dsync cancel`; what has arrived is durable, and `dsync resume {self.title}` goes on from"
-            " there"
+            f"cancelled by `dsync cancel`; what has arrived is durable, and `{self.way_on}` goes on from there"
         )
 
 
@@ -184,7 +185,7 @@ async def heeding(
         store=store,
         flow=flow,
         run=run,
-        title=title,
+        way_on=resume_command(title, store.named),
         emit=emit,
         stopping=stopping,
         control=Control(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from dsync.app.known import KnownFlow
@@ -11,35 +11,43 @@ from dsync.coordinator.spec import FlowSpec
 from dsync.protocol.errors import RequestError
 
 if TYPE_CHECKING:
+    from dsync.coordinator.control import Rate
     from dsync.state import FlowRow, Store
 
 
 def request_of(
     known: KnownFlow,
     *,
+    state: str = "",
     source: str = "",
     sink: str = "",
     allow_plaintext: bool = False,
     until_caught_up: bool = False,
+    rate: Rate | None = None,
 ) -> SyncRequest:
     """What the flow was last run with; `source` and `sink` reach its ends where the state keeps no password.
+
+    `state` is where the flow was found: what that is called elsewhere has no password.
 
     Raises:
         RequestError: it keeps none for an end, and none was given.
     """
     # Both hold what the flow is and how it is copied, under the same names.
     kept = {field.name for field in fields(SyncRequest)} & set(FlowSpec.model_fields) - {"source", "sink"}
-    return SyncRequest(
+    request = SyncRequest(
         source=known.source(source),
         sink=known.sink(sink),
         allow_plaintext=allow_plaintext,
         until_caught_up=until_caught_up,
         flow=known.flow.name or "",
         resumes=known.flow.flow,
-        state=known.state,
+        state=state,
         load_level=level_of(known.spec.pause_ratio),
         **{name: getattr(known.spec, name) for name in kept},
     )
+    if rate is None:
+        return request
+    return replace(request, rate_rows_per_s=rate.rows_per_s, rate_bytes_per_s=rate.bytes_per_s)
 
 
 def flow_to_resume(store: Store, flow: str, fingerprint: str) -> FlowRow:

@@ -76,9 +76,11 @@ def _head(outcome: SyncOutcome, facts: Mapping[str, Any]) -> str:
     if outcome.result is None:
         title = outcome.flow_name or outcome.flow
         if outcome.run.phase.value == "cancelled":
+            from dsync.app.known import resume_command
+
             return (
                 f"flow {title} was cancelled at {moment(outcome.run.finished_at)}, with {size} there; nothing moved"
-                f" (`dsync resume {title}` or --again goes on where it was)"
+                f" (`{resume_command(title, outcome.state)}` or --again goes on where it was)"
             )
         return (
             f"flow {title} finished at {moment(outcome.run.finished_at)}: {size}; nothing moved"

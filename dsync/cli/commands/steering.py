@@ -13,7 +13,7 @@ from dsync.cli.answer import Answer, write
 from dsync.cli.command import DsyncCommand
 from dsync.cli.completing import complete_endpoints, complete_flows
 from dsync.cli.options import RateLimit, metrics_address, metrics_option, progress_option, state_option
-from dsync.cli.quantities import Rate
+from dsync.cli.quantities import Rate, parse_rate
 from dsync.cli.settings import Settings
 from dsync.cli.sizes import size_text
 from dsync.cli.text import duration, moment
@@ -21,6 +21,7 @@ from dsync.cli.text import duration, moment
 if TYPE_CHECKING:
     from dsync.app.asking import Reply
     from dsync.app.sync import SyncOutcome
+    from dsync.coordinator.control import Rate as AskedRate
     from dsync.state import LeaseHeldError
 
 _ASKED = "what was asked for stands; `dsync status` shows whether it was heeded"
@@ -36,6 +37,26 @@ def _ask(settings: Settings, asked: Callable[[], Coroutine[Any, Any, Reply]]) ->
     return run(settings, lambda _: asked(), afterwards=_ASKED)
 
 
+class _NewRate(RateLimit):
+    """A limit, or `none`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Rate:
+        if isinstance(value, str) and value.strip().lower() == "none":
+            return Rate()
+        return super().convert(value, param, ctx)
+
+
+def _asked_rate(given: Sequence[Rate | str]) -> AskedRate:
+    """Of several limits the narrowest holds; those of a flow file are the texts that stand there."""
+    from dsync.coordinator.control import Rate as AskedRate
+
+    limits = [parse_rate(limit) if isinstance(limit, str) else limit for limit in given]
+    return AskedRate(
+        rows_per_s=min((limit.rows_per_s for limit in limits if limit.rows_per_s), default=0),
+        bytes_per_s=min((limit.bytes_per_s for limit in limits if limit.bytes_per_s), default=0),
+    )
+
+
 @click.command("pause", cls=DsyncCommand, short_help="Let a flow rest: nothing new is read until it is resumed.")
 @_flow_argument()
 @state_option()
@@ -49,7 +70,7 @@ def pause(settings: Settings, flow: str, state: str) -> Answer:
     from dsync.app.asking import pause as ask_pause
 
     reply = _ask(settings, lambda: ask_pause(state, flow))
-    way_on = f"`dsync resume {reply.title}` lets it go on"
+    way_on = f"`{reply.resume_command}` lets it go on"
     if reply.holder is not None:
         summary = f"flow {reply.title} is paused in process {reply.holder.pid} on {reply.holder.host}; {way_on}"
     else:
@@ -78,6 +99,13 @@ def pause(settings: Settings, flow: str, state: str) -> Answer:
     "--allow-plaintext", is_flag=True, help="Allow grpc:// without TLS to other machines, in a network you trust."
 )
 @click.option(
+    "--rate-limit",
+    type=_NewRate(),
+    multiple=True,
+    metavar="ROWS/S|SIZE/S|none",
+    help="Where nothing runs the flow: read at this rate, instead of the one of the last command.",
+)
+@click.option(
     "--until-caught-up",
     is_flag=True,
     help="Where nothing runs the flow: end once everything is at the sink that was committed when streaming began.",
@@ -101,7 +129,7 @@ def resume(settings: Settings, /, flow: str, state: str, progress: Any, metrics:
 
 
 def _run_here(
-    settings: Settings, reply: Reply, state: str, progress: Any, metrics: str, options: Mapping[str, Any]
+    settings: Settings, reply: Reply, state: str, progress: Any, metrics: str, options: dict[str, Any]
 ) -> Answer:
     from dsync.app.known import existing_store, find_known_flow
     from dsync.app.resuming import request_of
@@ -114,7 +142,8 @@ def _run_here(
     with existing_store(state, wanted=reply.flow) as store:
         assert store is not None, "a flow that is wanted is looked for in a state that exists"
         known = find_known_flow(store, reply.flow)
-    request = request_of(known, **options)
+    limits = options.pop("rate_limit")
+    request = request_of(known, state=state, rate=_asked_rate(limits) if limits else None, **options)
     address = metrics_address(metrics, allow_plaintext=request.allow_plaintext)
 
     async def copy_and_show(stopping: asyncio.Event) -> SyncOutcome:
@@ -148,7 +177,7 @@ def cancel(settings: Settings, flow: str, state: str) -> Answer:
 
     reply = _ask(settings, lambda: ask_cancel(state, flow, say_waiting))
     if reply.outcome.get("heeded"):
-        summary = f"flow {reply.title} is cancelled; `dsync resume {reply.title}` goes on where it was"
+        summary = f"flow {reply.title} is cancelled; `{reply.resume_command}` goes on where it was"
         if reply.run is not None and reply.run.mode != "copy":
             summary += f". Until then its source keeps every change for it: `dsync reset {reply.title}` lets go of them"
     elif reply.run is None:
@@ -157,15 +186,6 @@ def cancel(settings: Settings, flow: str, state: str) -> Answer:
         ended = f"{reply.run.phase.value} since {moment(reply.run.finished_at)}"
         summary = f"flow {reply.title} has ended by itself ({ended}): there is nothing to cancel"
     return Answer(summary=summary, result=_result(reply, cancelled=bool(reply.outcome.get("heeded"))))
-
-
-class _NewRate(RateLimit):
-    """A limit, or `none`."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Rate:
-        if isinstance(value, str) and value.strip().lower() == "none":
-            return Rate()
-        return super().convert(value, param, ctx)
 
 
 @click.command("rate", cls=DsyncCommand, short_help="Let a running flow read at another rate.")
@@ -180,12 +200,8 @@ def rate(settings: Settings, flow: str, limits: Sequence[Rate], state: str) -> A
     it was started with, for as long as its process runs.
     """
     from dsync.app.asking import change_rate
-    from dsync.coordinator.control import Rate as AskedRate
 
-    asked = AskedRate(
-        rows_per_s=min((limit.rows_per_s for limit in limits if limit.rows_per_s), default=0),
-        bytes_per_s=min((limit.bytes_per_s for limit in limits if limit.bytes_per_s), default=0),
-    )
+    asked = _asked_rate(limits)
     reply = _ask(settings, lambda: change_rate(state, flow, asked))
     parts = [f"{asked.rows_per_s:,} rows/s"] if asked.rows_per_s else []
     parts += [f"{size_text(asked.bytes_per_s)}/s"] if asked.bytes_per_s else []

@@ -71,3 +71,41 @@ def test_the_quickstart_leaves_nothing_in_a_state_that_others_use(dsync: Dsync, 
     assert ended.result["rows"] > 0, ended.stderr
     assert place.value("SELECT count(*) FROM dsync_state.alembic_version") == 1
     assert place.value("SELECT count(*) FROM dsync_state.flows") == 0
+
+
+def test_a_flow_is_steered_from_another_machine(
+    place: Database, ends: tuple[Database, Database], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paused, resumed and cancelled by whoever shares the state; `resume` runs it there, with the state's password."""
+    source, sink = ends
+    # Several pages, of which one a minute comes until it is paused.
+    source.run("INSERT INTO t SELECT generate_series(101, 30000)")
+    monkeypatch.setenv("SOURCE", source.uri)
+    monkeypatch.setenv("SINK", sink.uri)
+    first, second = (Dsync(directory=tmp_path / name) for name in ("first", "second"))
+    for machine in (first, second):
+        machine.directory.mkdir()
+    command = ("sync", "env:SOURCE", "env:SINK", "--mode", "copy", "--flow", "shop", "--state", place.uri, "--json")
+    try:
+        assert second("pause", "shop", "--state", place.uri).exit_code == 2
+        running = first.start(*command, "--rate-limit", "1/s", "--page-bytes", "64KiB")
+        running.wait_for("phase=copying")
+        paused = second("pause", "shop", "--state", place.uri, "--json")
+        assert (paused.exit_code, paused.result["running"]) == (0, True), paused.stderr
+        # As status prints it, the state's password is not in it.
+        assert "--state" in paused.json["summary"]
+        assert second("resume", "shop", "--state", place.uri).exit_code == 0
+        cancelled = second("cancel", "shop", "--state", place.uri, "--json")
+        assert cancelled.exit_code == 0, cancelled.stderr
+        running.end()
+
+        resumed = second("resume", "shop", "--rate-limit", "none", "--state", place.uri, "--json")
+        assert resumed.exit_code == 0, resumed.stderr
+        assert sink.value("SELECT count(*) FROM t") == 30000
+        password = urlsplit(place.uri).password
+        assert password
+        for ended in (paused, cancelled, resumed):
+            assert password not in ended.stdout + ended.stderr
+    finally:
+        first.close()
+        second.close()
