@@ -64,7 +64,7 @@ def run(
     machine_before = _machine_cpu_s()
     started = time.perf_counter()
     processes = _start(pipeline, environment)
-    watch = _Watch([process.pid for process in processes])
+    watch = Watch([process.pid for process in processes])
     watch.start()
     stdout, stderr = _drain(processes)
     usage = [_reap(process) for process in processes]
@@ -126,7 +126,7 @@ def _reap(process: subprocess.Popen[bytes]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-class _Watch:
+class Watch:
     """Looks at a tree of processes every few milliseconds."""
 
     def __init__(self, roots: Sequence[int]) -> None:

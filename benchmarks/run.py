@@ -1,4 +1,4 @@
-"""Measure dsync side by side with psql, pg_dump and pg_restore, and the coordinator alone.
+"""Measure dsync side by side with what PostgreSQL brings for copying and following, and the coordinator alone.
 
 `python -m benchmarks.run --quick` takes two minutes; without it, about half an hour. What is timed, and what is not,
 is in docs/benchmarks.md. It never fails for being slow.
@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import codec, machine, report
+from benchmarks import codec, machine, report, stream
 from benchmarks.codec import Speed
 from benchmarks.measure import CommandFailedError
 from benchmarks.report import Line
+from benchmarks.stream import Figures
 from benchmarks.tables import SETTINGS, Servers, Table, make_mixed, make_narrow, servers
 from benchmarks.ways import PSQL, WAYS, Way, environment_is_clean, run_dsync, startup
 from dsync.quickstart.servers import EmbeddedPostgres
@@ -58,10 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bench.tables(pair, sizes)
     if bench.wants("coordinator"):
         bench.coordinator(sizes)
+    followed: dict[str, Figures] = {}
+    if bench.wants("stream"):
+        followed = stream.measure(quick=options.quick, rounds=options.rounds, postgres=options.postgres)
     print(_heading(facts, options.rounds), report.markdown(bench.lines, base=PSQL), sep="\n\n")
+    if followed:
+        print("### following\n", stream.markdown(followed), sep="\n")
     if bench.speeds:
         print(codec.markdown(bench.speeds))
-    _write(facts, bench, options.rounds)
+    _write(facts, bench, options.rounds, followed)
     return 0 if all(line.costs for line in bench.lines) else 1
 
 
@@ -69,7 +75,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows: for a first look")
     parser.add_argument("--rounds", type=int, default=3, help="how often each way runs, in turn with the others")
-    parser.add_argument("--only", action="append", default=[], help="narrow, mixed, codec or coordinator; repeatable")
+    parser.add_argument(
+        "--only", action="append", default=[], help="narrow, mixed, codec, coordinator or stream; repeatable"
+    )
     parser.add_argument(
         "--skip", action="append", default=[], help="leave out ways with this in their name; repeatable"
     )
@@ -196,7 +204,7 @@ def _heading(facts: dict[str, object], rounds: int) -> str:
     )
 
 
-def _write(facts: dict[str, object], bench: _Bench, rounds: int) -> None:
+def _write(facts: dict[str, object], bench: _Bench, rounds: int, followed: dict[str, Figures]) -> None:
     _RESULTS.mkdir(exist_ok=True)
     path = _RESULTS / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
     found = {
@@ -204,6 +212,7 @@ def _write(facts: dict[str, object], bench: _Bench, rounds: int) -> None:
         "rounds": rounds,
         "lines": report.as_json(bench.lines),
         "codec": [asdict(speed) for speed in bench.speeds],
+        "following": {name: asdict(figures) for name, figures in followed.items()},
     }
     path.write_text(json.dumps(found, indent=2) + "\n")
     print(f"all samples: {path}", file=sys.stderr)
