@@ -1,7 +1,8 @@
 """Following: dsync beside PostgreSQL's own logical replication, on the same servers and in turn.
 
-Three kinds of load: one transaction that changes many rows, pgbench as fast as it goes, and pgbench at a fixed rate. A heartbeat row, written at the source and looked for at the
-sink, says when something has arrived; both clocks are this machine's.
+Three kinds of load: one transaction that changes many rows, pgbench as fast as it goes, and pgbench at a fixed rate. A
+heartbeat row, written at the source and looked for at the sink, says when something has arrived; both clocks are this
+machine's.
 """
 
 from __future__ import annotations
