@@ -16,6 +16,7 @@ from dsync.sdk import errors, failpoint, types
 from dsync_postgres.errors import describe
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sink.ledger import LEDGERS, SCHEMA, Connection
+from dsync_postgres.sink.remembered import read_shape
 from dsync_postgres.sink.targets import TargetTable, read_targets
 
 
@@ -191,7 +192,10 @@ def _whose(connection: Connection, flow: str, namespace: str, present: int) -> s
     written, others = int(row[0]), bool(row[1])
     if others:
         return "another flow has written there too"
-    return f"{present:,} rows, of which it wrote {written:,}" if present > written else ""
+    if present <= written or read_shape(connection, flow, namespace) is not None:
+        # Where changes are applied rows come and go with them, and nobody counts those of one table.
+        return ""
+    return f"{present:,} rows, of which it wrote {written:,}"
 
 
 def _empty(connection: Connection, table: TargetTable, *, as_replica: bool) -> None:

@@ -33,7 +33,7 @@ from dsync_postgres.sink.aside import pending, set_aside
 from dsync_postgres.sink.claims import Claim, is_all_ours, read_claims, save_claims
 from dsync_postgres.sink.ledger import Connection
 from dsync_postgres.sink.loads import Load, analyses, arrange, existing_findings
-from dsync_postgres.sink.remembered import forget_shapes
+from dsync_postgres.sink.remembered import blank_shapes
 from dsync_postgres.sink.removal import listed_names, plan_removal
 from dsync_postgres.sink.rivals import take_over
 from dsync_postgres.sink.routes import read_routes
@@ -257,7 +257,7 @@ class _Outline:
             refused = batch.run(connection, self.schema.pre_data, may_exist=self.has_claims)
         self._claim()
         # The tables fit the source's as it is now, whatever was told of them in an earlier run.
-        forget_shapes(connection, flow)
+        blank_shapes(connection, flow)
         return self.result(findings=(*self.findings, *refused))
 
     def _keep_rows_of_others(self) -> None:

@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS _dsync.shape (
 
 
 def read_shape(connection: Connection, flow: str, target: str) -> Types | None:
-    """What was remembered of the relation that goes into a table of the sink; None where nothing was."""
+    """What was remembered of the relation that goes into a table of the sink; None: no change has ever come to it."""
     if not _is_there(connection):
         return None
     row = connection.execute(
@@ -53,12 +53,19 @@ def save_shape(connection: Connection, flow: str, target: str, types: Types) -> 
     )
 
 
-def forget_shapes(connection: Connection, flow: str, target: str = "") -> None:
-    """Forget the shape of one table, which is filled anew, or of all. Repeatable."""
+def blank_shapes(connection: Connection, flow: str, target: str = "") -> None:
+    """Forget the shape of one table that is filled anew, or of all; not that changes have come to it. Repeatable."""
     if _is_there(connection):
         connection.execute(
-            "DELETE FROM _dsync.shape WHERE flow = %s AND (namespace = %s OR %s = '')", [flow, target, target]
+            "UPDATE _dsync.shape SET (columns, types) = ('{}', '{}') WHERE flow = %s AND (namespace = %s OR %s = '')",
+            [flow, target, target],
         )
+
+
+def forget_shapes(connection: Connection, flow: str) -> None:
+    """Forget everything of a flow. Repeatable."""
+    if _is_there(connection):
+        connection.execute("DELETE FROM _dsync.shape WHERE flow = %s", [flow])
 
 
 def _is_there(connection: Connection) -> bool:

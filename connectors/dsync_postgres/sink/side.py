@@ -21,7 +21,7 @@ from dsync_postgres.sink.destinations import Destinations
 from dsync_postgres.sink.finish import finish
 from dsync_postgres.sink.ledger import Guard
 from dsync_postgres.sink.prepare import prepare
-from dsync_postgres.sink.remembered import forget_shapes
+from dsync_postgres.sink.remembered import blank_shapes
 from dsync_postgres.sink.staging import Stages, has_key, unsettable
 from dsync_postgres.sink.targets import TargetTable
 
@@ -100,7 +100,7 @@ class SinkSide:
                 return
             as_replica = self._destinations.can_be_replica(connection)
             claims.clear(connection, context, name, units, as_replica=as_replica)
-            forget_shapes(connection, context.flow, namespace)
+            blank_shapes(connection, context.flow, namespace)
 
         await self._with_ledger(f"clearing {namespace}", work)
 

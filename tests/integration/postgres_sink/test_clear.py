@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from dsync_postgres.sink.remembered import save_shape
 
 from dsync.sdk import errors, types
 from tests.integration.postgres_schema.support import make_roles, nasty
@@ -54,6 +55,27 @@ async def test_whoever_was_replaced_clears_nothing(
     with pytest.raises(errors.FencedError):
         await zombie.side.clear_namespace(clearing(zombie, "public.item"), "public.item", ["public.item"])
     assert counts(target) == [(10, 100, 50, 5)]
+
+
+@both
+async def test_rows_that_changes_have_brought_are_the_flows(
+    source_db: DatabaseFactory, sink_db: DatabaseFactory, open_sink: OpenSink
+) -> None:
+    """A followed table can be copied anew, whatever has come and gone since it was copied."""
+    source, target = source_db(shop), sink_db()
+    sink = open_sink(target)
+    await copied(source, sink)
+    target.run("INSERT INTO item (id, customer) VALUES (4711, 1)")
+    context = clearing(sink, "public.item")
+    with pytest.raises(errors.SinkNotEmptyError, match="101 rows, of which it wrote 100"):
+        await sink.side.clear_namespace(context, "public.item", ["public.item"])
+    with target.connect() as connection:
+        save_shape(connection, sink.flow, "public.item", {"id": "integer"})
+    # Also by a run that begins anew.
+    again = await describe(source)
+    await sink.side.prepare(prepare_request(again, run="r2", on_existing=types.OnExisting.RESUME))
+    await sink.side.clear_namespace(context, "public.item", ["public.item"])
+    assert counts(target) == [(10, 0, 50, 5)]
 
 
 async def test_rows_of_others_are_never_removed(

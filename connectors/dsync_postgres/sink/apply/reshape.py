@@ -85,7 +85,7 @@ def _require_kept(reshape: Reshape, before: Types | None) -> None:
     table, told, namespace = reshape.table, reshape.told, reshape.relation.namespace
     extra = [c.name for c in table.columns if not c.generated and c.name not in told]
     gone = [name for name in extra if before is not None and name in before]
-    if before is None and reshape.lacking:
+    if not before and reshape.lacking:
         # Nobody remembers what the relation was: what the table has beside it may be the old name of what it lacks.
         gone = extra
     if gone:
