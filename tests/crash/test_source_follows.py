@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -92,3 +93,23 @@ def test_a_source_killed_while_it_begins_to_follow_loses_and_doubles_nothing(
     assert contents(flow.sink, TABLES) == contents(flow.source, TABLES)
     kept = "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"
     assert (flow.source.value(kept), flow.source.value("SELECT count(*) FROM pg_publication")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [("busy", "TRUNCATE busy"), ("busy", "VACUUM FULL busy"), ("keyless", "CLUSTER keyless USING place")],
+)
+def test_a_table_that_is_rewritten_while_it_is_copied_arrives_all_the_same(
+    make_flow: MakeFlow, table: str, change: LiteralString
+) -> None:
+    """Where a copy alone would stop: it is read again, and the stream tells what lies between."""
+    flow = make_flow(prepare=_fill, arguments=("--mode", "full", "--until-caught-up", "-n", f"public.{table}"))
+    flow.source.run("CREATE INDEX place ON keyless (id)")
+    life = flow.start(fail="source.before_copy:stop@3", once=True)
+    process = flow.paused_at("source.before_copy")
+    flow.source.run(change, "INSERT INTO busy VALUES (999999, 0, 'x')", "INSERT INTO keyless VALUES (999999, 0, 'x')")
+    process.resume()
+    ending = life.wait()
+
+    assert (ending.exit_code, ending.result["consistent"]) == (0, True), f"{ending.answer}\n{ending.log[-6000:]}"
+    assert contents(flow.sink, [f"public.{table}"]) == contents(flow.source, [f"public.{table}"])
