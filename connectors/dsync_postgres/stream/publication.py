@@ -70,9 +70,8 @@ class RowIdentity:
 _PUBLISHED = b"""
 SELECT t.schemaname::text, t.tablename::text,
        to_jsonb(t) ->> 'rowfilter' IS NOT NULL
-       OR coalesce(jsonb_array_length(to_jsonb(t) -> 'attnames') <>
-                   (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-                    AND NOT a.attisdropped AND a.attgenerated = ''), false)
+       OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                  AND a.attgenerated = '' AND NOT (to_jsonb(t) -> 'attnames') ? a.attname::text)
 FROM pg_publication_tables t
 JOIN pg_namespace n ON n.nspname = t.schemaname JOIN pg_class c ON c.relname = t.tablename AND c.relnamespace = n.oid
 WHERE t.pubname = %s
