@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -64,7 +65,9 @@ class Follower:
         async with aclosing(self.rounds.of(spooled_frames(self.spool, start.place), after=start)) as rounds:
             try:
                 while not until() and not self.stopping.is_set():
-                    await self.control.wait_while_paused(self.stopping)
+                    if self.control.is_paused:
+                        await self._rest()
+                        continue
                     pending = pending or asyncio.create_task(anext(rounds))
                     await self._news(pending, told_s + self.acknowledge_every_s - time.monotonic())
                     # A pause that came meanwhile holds for what was waited for, too.
@@ -82,6 +85,12 @@ class Follower:
         await self._tell()
         if self.stopping.is_set():
             raise StoppedError
+
+    async def _rest(self) -> None:
+        """Until the run goes on or is to stop; what has been applied need not be kept meanwhile."""
+        await self._tell()
+        with contextlib.suppress(StoppedError):
+            await self.control.wait_while_paused(self.stopping)
 
     def _has_applied(self, found: Round) -> None:
         self.marks.update(marks_of(found))

@@ -17,7 +17,7 @@ from dsync.coordinator.stream import applier as applying
 from dsync.coordinator.stream.follower import Follower
 from dsync.coordinator.stream.intake import Intake, beside, order_of, place_of
 from dsync.coordinator.stream.position import Position
-from dsync.coordinator.stream.rounds import Rounds
+from dsync.coordinator.stream.rounds import Round, Rounds
 from dsync.coordinator.tasks import StoppedError
 from dsync.protocol.errors import DsyncError, PluginBugError, ServerUnavailableError
 from dsync.protocol.frames import START, Place
@@ -205,6 +205,55 @@ async def test_one_that_is_stopped_has_told_what_it_has_done(tmp_path: Path) -> 
             await asyncio.wait_for(task, 20)
     assert source.discarded == history[-1].place
     assert len(life.checkpoints) == 1
+
+
+async def test_nothing_is_applied_while_the_run_is_paused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even what was being waited for when the pause came; changes go on into the spool."""
+    history = history_of([[(Operation.INSERT, key)] for key in range(20)])
+    sink, source = LedgerSink(lanes=2), Source(history=history, chance=random.Random(1), breaks=0)
+    wait, paused = Follower._news, asyncio.Event()
+
+    async def news(self: Follower, pending: asyncio.Task[Round], timeout_s: float) -> None:
+        await wait(self, pending, timeout_s)
+        if pending.done() and not paused.is_set():
+            paused.set()
+            self.control.pause()
+
+    monkeypatch.setattr(Follower, "_news", news)
+    async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=8 * MIB) as spool:
+        life = FollowingLife(source, sink, spool, repeat=False)
+        task = asyncio.create_task(life.run(until=life.is_done))
+        async with asyncio.timeout(20):
+            await paused.wait()
+            while spool.last_order < order_of(history[-1].place):
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert sink.position.place == START
+        life.follower.control.resume()
+        await asyncio.wait_for(task, 20)
+    check(sink, history)
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+async def test_one_that_is_paused_has_told_what_it_has_done(tmp_path: Path, is_stopped: bool) -> None:
+    """So that the source need not keep it for as long as the pause lasts; and it can be stopped."""
+    history = history_of([[(Operation.INSERT, key)] for key in range(20)])
+    sink, source = LedgerSink(lanes=2), Source(history=history, chance=random.Random(1), breaks=0)
+    async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=8 * MIB) as spool:
+        life = FollowingLife(source, sink, spool, repeat=False, every_s=1000)
+        task = asyncio.create_task(life.run())
+        while not life.is_done():
+            await asyncio.sleep(0)
+        assert source.acknowledged == []
+        life.follower.control.pause()
+        if is_stopped:
+            life.stopping.set()
+        async with asyncio.timeout(20):
+            while source.discarded != history[-1].place:
+                await asyncio.sleep(0.01)
+        life.stopping.set()
+        with pytest.raises(StoppedError):
+            await asyncio.wait_for(task, 20)
 
 
 async def test_a_spool_that_is_full_holds_the_source_back(tmp_path: Path) -> None:
