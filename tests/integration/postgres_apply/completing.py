@@ -11,6 +11,7 @@ import psycopg
 from dsync_postgres.sink.apply.records import UNSENT, read_record
 from psycopg import sql
 
+from dsync.protocol import frames
 from dsync.sdk import types
 from tests.integration.postgres_apply.frames import Op, row
 from tests.support.databases import Database
@@ -18,24 +19,15 @@ from tests.support.databases import Database
 
 def completed(source: Database, frame: types.ChangeFrame, wanted: Sequence[int]) -> types.ChangeFrame:
     """The frame with these changes as whole rows, each found by its new key; or as deletes of their old one."""
-    count = len(frame)
-    sizes = struct.unpack(f"<{count}I", frame.sizes)
-    relation_of = struct.unpack(f"<{count}H", frame.relation_of)
-    operations, records, position = bytearray(frame.operations), [], 0
-    body = bytes(frame.body)
+    changes = {}
     with source.connect() as connection:
-        for index, size in enumerate(sizes):
-            record = body[position : position + size]
-            position += size
-            if index in wanted:
-                operations[index], record = _whole(connection, frame.relations[relation_of[index]], record)
-            records.append(record)
-    return replace(
-        frame,
-        operations=bytes(operations),
-        sizes=struct.pack(f"<{count}I", *map(len, records)),
-        body=b"".join(records),
-    )
+        for index in wanted:
+            one = frames.pick(frame, [index])
+            relation = one.relations[frames.relation_numbers(one)[0]]
+            operation, record = _whole(connection, relation, bytes(one.body))
+            sizes = struct.pack("<I", len(record))
+            changes[index] = replace(one, operations=bytes([operation]), moved_from=b"", sizes=sizes, body=record)
+    return frames.replaced(frame, changes)
 
 
 def _whole(

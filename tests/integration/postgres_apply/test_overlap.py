@@ -34,7 +34,8 @@ _TABLES = (
     "CREATE TABLE named (id int, u int NOT NULL, v text NOT NULL, big text, n int)",
     "CREATE TABLE pairs (a text, n int, b numeric, big text)",
     "CREATE TABLE whole (id int, big text, n int)",
-    "CREATE TABLE fixed (id int, n int GENERATED ALWAYS AS IDENTITY, big text)",
+    "CREATE TABLE fixed (id int, n int GENERATED ALWAYS AS IDENTITY, big text,"
+    " twice int GENERATED ALWAYS AS (n * 2) STORED)",
     "CREATE TABLE own (id int GENERATED ALWAYS AS IDENTITY, big text, n int)",
     "CREATE TABLE bare (j json, n numeric)",
     *(f"ALTER TABLE {name} ALTER big SET STORAGE EXTERNAL" for name in _KEYED),

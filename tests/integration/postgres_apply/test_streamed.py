@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-import struct
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from dsync.protocol import frames
 from dsync.sdk import errors, types
 from tests.integration.postgres_apply.conftest import LANE, Applier, OpenApplier
 from tests.integration.postgres_apply.frames import Op
@@ -101,21 +100,8 @@ def _content(database: Database) -> dict[str, list[tuple[str]]]:
 
 def _cut(frame: types.ChangeFrame, size: int) -> Iterator[types.ChangeFrame]:
     """The frame in smaller ones."""
-    count = len(frame)
-    sizes = struct.unpack(f"<{count}I", frame.sizes)
-    position = 0
-    for start in range(0, count, size):
-        end = min(start + size, count)
-        length = sum(sizes[start:end])
-        yield replace(
-            frame,
-            operations=frame.operations[start:end],
-            relation_of=frame.relation_of[2 * start : 2 * end],
-            key_hashes=frame.key_hashes[8 * start : 8 * end],
-            sizes=frame.sizes[4 * start : 4 * end],
-            body=bytes(frame.body)[position : position + length],
-        )
-        position += length
+    for start in range(0, len(frame), size):
+        yield frames.cut(frame, start, min(start + size, len(frame)))
 
 
 async def _apply(applier: Applier, frame: types.ChangeFrame, *, in_order: bool) -> None:
@@ -152,12 +138,12 @@ async def test_random_transactions_end_in_equal_tables(
         one.run(*_SCHEMA)
     applier = open_applier(sink)
     await applier.open()
-    async with followed(source, tmp_path, *_TABLES) as following, following.stream() as (_, frames):
+    async with followed(source, tmp_path, *_TABLES) as following, following.stream() as (_, stream):
         _write(source, seed, 100)
         source.run("TRUNCATE plain, toasted")
         _write(source, seed + 100, 100)
         source.run(MARK)
-        found = await until(frames, lambda some: any(Op.MARK in frame.operations for frame in some))
+        found = await until(stream, lambda some: any(Op.MARK in frame.operations for frame in some))
     assert {Op.MOVE, Op.PARTIAL_UPDATE, Op.TRUNCATE} <= {number for frame in found for number in frame.operations}
     for frame in found:
         for piece in _cut(frame, size):
