@@ -413,3 +413,39 @@ async def test_what_is_read_beside_a_stream_survives_a_crash_of_the_source(
 
     assert len(read) == 3
     assert one.value("SELECT count(*) FROM t") == 3
+
+
+@VERSIONS
+async def test_an_owner_that_may_replicate_needs_nothing_else(
+    database: DatabaseFactory, open_source: OpenSource
+) -> None:
+    """No superuser: plan, resumption with and without key, mark, status and letting go, and the doctor agrees."""
+    one, flow = database(), new_flow()
+    role = one.new_role("owner", attributes="LOGIN REPLICATION")
+    one.run(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(one.name), sql.Identifier(role)))
+    uri = one.server.uri(one.name, user=role)
+    with one.connect(user=role) as connection:
+        for statement in (
+            "CREATE TABLE t (id int PRIMARY KEY, v text)",
+            "INSERT INTO t SELECT i, repeat('x', 80) FROM generate_series(1, 2000) i",
+            "CREATE TABLE k (id int, v text)",
+            "ALTER TABLE k REPLICA IDENTITY FULL",
+            "INSERT INTO k SELECT i % 9, repeat('y', 80) FROM generate_series(1, 2000) i",
+        ):
+            connection.execute(statement)
+    first = await open_source(one, uri=uri, flow=flow, page_bytes=16 * 1024)
+    found = await first.connector.check(types.CheckRequest(role=types.Role.SOURCE, updates=True))
+    assert not [finding for finding in found if finding.severity is types.Severity.STOP]
+    plan, copy, twin = await begun(first, "public.t", "public.k")
+    await first.connector.close()
+    with one.connect(user=role) as connection:
+        connection.execute("UPDATE t SET v = 'u' WHERE id < 50")
+        connection.execute("DELETE FROM k WHERE id = 3")
+
+    second = await open_source(one, uri=uri, flow=flow, page_bytes=16 * 1024)
+    resumed = await second.connector.resume_plan(plan.snapshot, copy.progress(), plan.updates_partitions)
+    await finish(taken(copy, resumed.verdicts, twin), second, twin)
+    await twin.follow(second, plan.updates_partitions[0])
+    assert (twin.rows("public.t"), twin.rows("public.k")) == (rows(one, "t"), rows(one, "k"))
+    assert (await second.connector.change_status(("public.t",))).acknowledged > 0
+    assert len(await second.connector.release_changes(flow)) == 2
