@@ -83,6 +83,7 @@ async def following_findings(
         *_publication_findings(facts, names, server),
         *_table_findings(facts, tables),
         *_copied_only_findings(facts, tables, large_objects),
+        *_nothing_findings(facts, server),
         *_activity_findings(facts, blockers, server),
         *_filter_findings(sessions),
     ]
@@ -296,6 +297,16 @@ def _table_findings(facts: _Facts, tables: Mapping[TableName, TableFacts]) -> It
                 "it has no key: its changes are told by whole rows, and an interrupted copy of it begins anew",
                 "a primary key makes it faster",
             )
+
+
+def _nothing_findings(facts: _Facts, server: ServerFacts) -> Iterator[types.Finding]:
+    if not facts.identities:
+        yield stop(
+            "nothing-to-follow",
+            server.database,
+            "none of the chosen tables is permanent, has rows of its own and is no extension's",
+            f"choose others with -n, {_MODE_COPY}",
+        )
 
 
 def _remedy(table: TableFacts) -> str:

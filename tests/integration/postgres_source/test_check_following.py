@@ -122,6 +122,17 @@ async def test_what_is_copied_and_never_followed_is_named(database: DatabaseFact
     assert not stops(found)
 
 
+async def test_where_there_is_nothing_to_follow_that_is_said(
+    database: DatabaseFactory, open_source: OpenSource
+) -> None:
+    """As planning would refuse it."""
+    one = database()
+    one.run("CREATE UNLOGGED TABLE u (id int PRIMARY KEY)", "CREATE TABLE t (id int PRIMARY KEY)")
+    source = await open_source(one, flow=new_flow())
+    assert stops(await findings(source, "public.u")) == {("nothing-to-follow", one.name)}
+    assert not stops(await findings(source, "public.u", "public.t"))
+
+
 async def test_a_role_without_the_privileges_is_told_which(database: DatabaseFactory, open_source: OpenSource) -> None:
     """What each of them takes; with an administrator's slot and publication replication alone is enough."""
     one = database()
