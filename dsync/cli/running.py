@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -11,13 +13,15 @@ from typing import Any, TypeVar
 
 from dsync.cli.answer import write
 from dsync.cli.failures import InterruptedRunError
-from dsync.cli.logs import configure_logging
 from dsync.cli.settings import Settings
+from dsync.plugins.ahead import started_ahead
 from dsync.quick_start import end_imports
 
 T = TypeVar("T")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# grpc:// and grpcs:// lead to a process that somebody else runs, env: and file: to nobody knows what.
+_ELSEWHERE = re.compile(r"(?:grpcs?://|(?:env|file):(?!//))", re.IGNORECASE)
 _DRAIN_S = 25.0
 """How long a run may take to drain: supervisors (systemd, Kubernetes) kill 30 s after they have asked."""
 
@@ -29,8 +33,12 @@ def run(
     drains: bool = False,
     drain_s: float = _DRAIN_S,
     afterwards: str = "nothing was changed",
+    plugins: int = 0,
+    imports: str = "",
 ) -> T:
     """Run `action(stopping)` to its end.
+
+    So many processes for its plug-ins are on their way while the module `imports` is loaded, with all it needs.
 
     Where it `drains`, the first signal sets `stopping` and a second one, or the end of `drain_s`, cancels it. Else the
     first one does. `afterwards` says how things stand once a signal has ended it.
@@ -41,9 +49,25 @@ def run(
     """
     # gRPC's core prints on stderr what it thinks of lost connections; the calls' errors say the same, once.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    configure_logging(settings)
-    end_imports()
-    return asyncio.run(_supervise(action, drain_s=drain_s if drains else None, afterwards=afterwards))
+
+    async def prepare_and_supervise() -> T:
+        async with started_ahead(plugins):
+            from dsync.cli.logs import configure_logging
+
+            configure_logging(settings)
+            if imports:
+                importlib.import_module(imports)
+            end_imports()
+            return await _supervise(action, drain_s=drain_s if drains else None, afterwards=afterwards)
+
+    return asyncio.run(prepare_and_supervise())
+
+
+def count_plugins(attach: str, *references: str | None) -> int:
+    """How many processes these ends are going to need, as far as that can be seen: a reference may be anything."""
+    if attach != "process":
+        return 0
+    return sum(bool(reference) and not _ELSEWHERE.match(reference or "") for reference in references)
 
 
 async def _supervise(

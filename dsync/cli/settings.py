@@ -34,22 +34,23 @@ class Settings:
     json: bool = False
     given: set[str] = field(default_factory=set)
     """Which of these stood on the command line."""
+    _to_hide: list[str] = field(default_factory=list, repr=False)
     _redactor: Redactor | None = None
 
     def hide(self, secrets: Iterable[str]) -> None:
         """Never show these, from now on."""
-        known = [secret for secret in secrets if secret]
-        if not known:
-            return
-        # Not before there is something to hide: it brings gRPC along, which `--help` does without.
-        from dsync.sdk.redaction import Redactor
-
-        if self._redactor is None:
-            self._redactor = Redactor()
-        self._redactor.add(known)
+        self._to_hide += [secret for secret in secrets if secret]
 
     def shown(self, text: str) -> str:
         """The text without secrets."""
+        if self._to_hide:
+            # Not before there is something to show: it brings gRPC along, and plug-ins are to be on their way first.
+            from dsync.sdk.redaction import Redactor
+
+            if self._redactor is None:
+                self._redactor = Redactor()
+            self._redactor.add(self._to_hide)
+            self._to_hide = []
         return text if self._redactor is None else self._redactor.text(text)
 
     def shown_values(self, value: Any) -> Any:

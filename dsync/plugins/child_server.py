@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import importlib
 import json
 import logging
 import os
@@ -45,8 +46,14 @@ _log = structlog.get_logger("dsync.plugins.child")
 def main() -> int:
     """Serve the job's connector until told to stop; 0 then, 1 where it could not be started."""
     allocator.tune()
+    # Every connector needs it, and the job may be a while in coming.
+    importlib.import_module("dsync.sdk.options")
     with _standard_streams() as (orders, answers):
-        job = json.loads(orders.readline())
+        line = orders.readline()
+        if not line:
+            # Started ahead, and nobody had a use for it.
+            return 0
+        job = json.loads(line)
         if not _dies_with(job["owner_pid"]):
             return 1
         redactor = Redactor()

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import structlog
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from dsync.plugins.ahead import LONGEST_ANSWER_BYTES, ChildProtocol, take_child
 from dsync.plugins.logs import forward_logs
 from dsync.protocol.channel import MAX_MESSAGE_BYTES, Target, open_channel
 from dsync.protocol.errors import DeadlineError, DsyncError, ServerUnavailableError
@@ -24,8 +24,6 @@ from dsync.protocol.errors_wire import rebuild
 from dsync.sdk.redaction import Redactor
 
 _log = structlog.get_logger("dsync.plugins")
-
-_LONGEST_ANSWER_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,33 +46,6 @@ class Launch:
     """How long it may take to stop before it is killed."""
 
 
-class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
-    """Tells of the process's end when it comes.
-
-    `Process.wait` tells of it when its pipes are closed too, and what it had started may keep them open for ever.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(limit=_LONGEST_ANSWER_BYTES, loop=loop)
-        self.exited = asyncio.Event()
-
-    def process_exited(self) -> None:
-        super().process_exited()
-        self.exited.set()
-
-
-async def _spawn(name: str) -> tuple[asyncio.SubprocessTransport, _Protocol]:
-    loop = asyncio.get_running_loop()
-    # Not the current folder (-P): a stranger's module there must not shadow ours.
-    command = [sys.executable, "-P", "-m", "dsync.plugins.child"]
-    try:
-        # Its own group gets no Ctrl-C and can be killed with everything it started. Not its own session: a stopped
-        # process whose owner dies is then continued by the kernel, and so can end.
-        return await loop.subprocess_exec(lambda: _Protocol(loop), *command, process_group=0)
-    except OSError as exc:
-        raise ServerUnavailableError(f"{name}: its process cannot be started ({exc.strerror})") from exc
-
-
 class PluginProcess:
     """A running child. It never outlives us: the end of its input, which is our death, is its order to stop."""
 
@@ -82,7 +53,7 @@ class PluginProcess:
         self,
         launch: Launch,
         transport: asyncio.SubprocessTransport,
-        protocol: _Protocol,
+        protocol: ChildProtocol,
         socket: Path,
         redactor: Redactor,
     ) -> None:
@@ -106,7 +77,10 @@ class PluginProcess:
             DsyncError: it says why it cannot serve: an option is wrong, a module is missing.
         """
         socket = directory / f"{generation}.sock"
-        transport, protocol = await _spawn(launch.name)
+        try:
+            transport, protocol = await take_child()
+        except OSError as exc:
+            raise ServerUnavailableError(f"{launch.name}: its process cannot be started ({exc.strerror})") from exc
         child = cls(launch, transport, protocol, socket, redactor)
         try:
             await child._hand_over(directory)
@@ -211,7 +185,7 @@ class PluginProcess:
                 f"{name}: its process {how} before it could answer{output}; give the same command again, with -v if it "
                 "does not help"
             )
-        answer = json.loads(line[:_LONGEST_ANSWER_BYTES])
+        answer = json.loads(line[:LONGEST_ANSWER_BYTES])
         if "error" in answer:
             names, message = answer["error"]
             raise rebuild(names, f"{message}") or DsyncError(message)
@@ -220,8 +194,6 @@ class PluginProcess:
     async def _last_output(self) -> str:
         """The last line it printed: often the only hint why a process died at its start."""
         assert self._process.stderr is not None
-        output = self._redactor.text(
-            (await self._process.stderr.read(_LONGEST_ANSWER_BYTES)).decode("utf-8", "replace")
-        )
+        output = self._redactor.text((await self._process.stderr.read(LONGEST_ANSWER_BYTES)).decode("utf-8", "replace"))
         lines = output.strip().splitlines()
         return f": {lines[-1][:500]}" if lines else ""

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
+from dsync.plugins import ahead
 from dsync.plugins.manager import OpenEndpoint, OpenOptions, open_endpoint
 from dsync.plugins.registry import Registry
 from dsync.plugins.runtime import page_store, runtime_directory, sweep
@@ -76,6 +77,54 @@ async def recovered(endpoint: OpenEndpoint, restarts: int = 1) -> None:
 
 
 # --------------------------------------------------------------------- start
+
+
+async def test_a_process_that_was_started_ahead_is_taken(runtime: Path) -> None:
+    """It has been importing while its owner was; the first endpoints get those, the next one a new one."""
+    before = set(psutil.Process().children())
+    async with ahead.started_ahead(2):
+        early = {child.pid for child in set(psutil.Process().children()) - before}
+        async with opened("memory://a", runtime) as one, opened("memory://b", runtime) as two:
+            assert {one.pid, two.pid} == early
+            async with opened("memory://c", runtime) as three:
+                assert three.pid not in early
+                assert (await three.connector.get_info()).db_type == "memory"
+
+
+async def test_a_process_that_nobody_took_is_ended(runtime: Path) -> None:
+    """Also where what they were meant for has failed."""
+    before = set(psutil.Process().children())
+    with pytest.raises(LookupError):
+        async with ahead.started_ahead(2):
+            early = set(psutil.Process().children()) - before
+            async with opened("memory://a", runtime):
+                raise LookupError
+    assert len(early) == 2
+    assert all(is_gone(child.pid) for child in early)
+
+
+async def test_a_process_that_has_died_ahead_is_not_taken(runtime: Path) -> None:
+    before = set(psutil.Process().children())
+    async with ahead.started_ahead(1):
+        (early,) = set(psutil.Process().children()) - before
+        ((_, protocol),) = ahead._waiting.get() or []
+        early.kill()
+        await protocol.exited.wait()
+        async with opened("memory://a", runtime) as one:
+            assert one.pid != early.pid
+            assert (await one.connector.get_info()).db_type == "memory"
+
+
+def test_a_process_that_was_started_ahead_ends_with_its_owner() -> None:
+    """Whoever has no job for it leaves it nothing but the end of its input."""
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "dsync.plugins.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.communicate(timeout=60) == (b"", b"")
+    assert child.returncode == 0
 
 
 async def test_a_secret_is_in_no_argument_and_no_log(runtime: Path) -> None:

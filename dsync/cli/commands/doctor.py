@@ -31,12 +31,21 @@ def doctor(ctx: click.Context, /, source: str | None, sink: str | None, strict: 
     if not source:
         raise click.UsageError("Missing argument 'SOURCE': give it, or `source:` in a flow file (-c FLOW.YAML)", ctx)
     require_known_mode(ctx, options["mode"])
-    from dsync.app.doctor import doctor as examine
-    from dsync.cli.running import run
+    from dsync.cli.running import count_plugins, run
 
     settings: Settings = ctx.obj
-    request = sync_request(options, source=source, sink=sink or "")
-    report: DoctorReport = run(settings, lambda _: examine(request))
+
+    async def look(_: object) -> DoctorReport:
+        from dsync.app.doctor import doctor as examine
+
+        return await examine(sync_request(options, source=source, sink=sink or ""))
+
+    report = run(
+        settings,
+        look,
+        plugins=count_plugins(options["attach"], source, sink),
+        imports="dsync.app.doctor",
+    )
     findings = unique(report.findings)
     ends = [f"{end.role}: {end.db_type} {end.version} at {end.reference}" for end in report.ends]
     exit_code = report.exit_code(strict=strict)

@@ -34,12 +34,21 @@ def plan(ctx: click.Context, /, source: str | None, sink: str | None, **options:
     """
     source, sink = require_ends(ctx, source, sink)
     require_known_mode(ctx, options["mode"])
-    from dsync.app.plan import plan as make_plan
-    from dsync.cli.running import run
+    from dsync.cli.running import count_plugins, run
 
     settings: Settings = ctx.obj
-    request = sync_request(options, source=source, sink=sink)
-    report: PlanReport = run(settings, lambda _: make_plan(request))
+
+    async def make(_: object) -> PlanReport:
+        from dsync.app.plan import plan as make_plan
+
+        return await make_plan(sync_request(options, source=source, sink=sink))
+
+    report = run(
+        settings,
+        make,
+        plugins=count_plugins(options["attach"], source, sink),
+        imports="dsync.app.plan",
+    )
     findings = unique(report.findings)
     blocks = [
         "\n".join(_tables(report, verbose=bool(settings.verbosity))),

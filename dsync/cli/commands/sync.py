@@ -74,15 +74,15 @@ def sync(
             settings, ctx, f"--on-existing {options['on_existing']} {what} tables at the sink, with all their rows."
         )
 
-    from dsync.app.status import dead_letter_reasons
-    from dsync.app.sync import sync as run_sync
-    from dsync.cli.running import run
-    from dsync.cli.showing import observing
+    from dsync.cli.running import count_plugins, run
 
-    request = sync_request(options, source=source, sink=sink, verify=verify)
-    address = metrics_address(metrics, allow_plaintext=request.allow_plaintext)
+    address = metrics_address(metrics, allow_plaintext=options["allow_plaintext"])
 
     async def copy_and_show(stopping: asyncio.Event) -> SyncOutcome:
+        from dsync.app.sync import sync as run_sync
+        from dsync.cli.showing import observing
+
+        request = sync_request(options, source=source, sink=sink, verify=verify)
         with observing(settings, progress, address) as emit:
             return await run_sync(request, emit, stopping)
 
@@ -91,6 +91,10 @@ def sync(
         copy_and_show,
         drains=True,
         afterwards="what has arrived is durable; the same command goes on from there",
+        plugins=count_plugins(options["attach"], source, sink),
+        imports="dsync.app.sync",
     )
-    reasons = dead_letter_reasons(request.state, outcome.flow, outcome.run.run) if outcome.exit_code else ()
+    from dsync.app.status import dead_letter_reasons
+
+    reasons = dead_letter_reasons(options["state"] or "", outcome.flow, outcome.run.run) if outcome.exit_code else ()
     return sync_answer(outcome, reasons)
