@@ -49,12 +49,18 @@ RECOVERY_STEPS = (
 )
 """Reached only by a life that goes on with an earlier one's work."""
 
+_WITH_PAGES = frozenset(step for step, time in STEPS.items() if time > 5)
+
 _MIDDLE = "coordinator.after_write:exit@12"
 
 
 @pytest.mark.parametrize(("state_kind", "step"), both_kinds(STEPS), indirect=["state_kind"])
-def test_a_coordinator_killed_at_any_step_is_gone_on_with(flow: Flow, step: str) -> None:
-    """Nothing is lost or repeated, and tables that changed under the lost snapshot are read again or named."""
+def test_a_coordinator_killed_at_any_step_is_gone_on_with(make_flow: MakeFlow, step: str) -> None:
+    """Nothing is lost or repeated, and tables that changed under the lost snapshot are read again or named.
+
+    Where no page is on its way its plug-ins have nothing to lose, and are in its own process: that starts sooner.
+    """
+    flow = make_flow(arguments=() if step in _WITH_PAGES else ("--attach", "inline"))
     with writing(flow.source) as writer:
         flow.run_until_killed(f"{step}:exit@{STEPS[step]}")
         writer.write_more()
@@ -77,14 +83,11 @@ def test_a_coordinator_killed_again_while_it_recovers_is_gone_on_with(flow: Flow
 def test_a_flow_is_done_however_many_of_its_lives_are_killed(flow: Flow) -> None:
     """Each life comes a little further; what it leaves behind is removed by the next one."""
     killed_at = (
-        "coordinator.after_plan:exit",
         "coordinator.after_read:exit@5",
         "coordinator.before_verdicts:exit",
         "coordinator.after_write:exit@9",
         "coordinator.after_clear:exit",
         "coordinator.before_checkpoint:exit@13",
-        "coordinator.after_verdicts:exit",
-        "coordinator.before_copied:exit@2",
         "coordinator.after_step:exit",
     )
     with writing(flow.source) as writer:
@@ -117,13 +120,11 @@ def test_a_run_whose_end_is_recorded_is_not_repeated(flow: Flow, step: str) -> N
     check_copy(flow, ending, expected=expected)
 
 
-@pytest.mark.parametrize(
-    "step", ["coordinator.before_write", "coordinator.after_write", "coordinator.before_checkpoint"]
-)
+@pytest.mark.parametrize("step", ["coordinator.before_write", "coordinator.before_checkpoint"])
 def test_a_restart_repeats_at_most_the_pages_in_flight(make_flow: MakeFlow, step: str) -> None:
     """Tables that nobody writes to go on where they were, however often the copy is cut off."""
     flow = make_flow()
-    lives, pages_in_flight = 4, 2
+    lives, pages_in_flight = 3, 2
     for _ in range(lives):
         flow.run_until_killed(f"{step}:exit@11")
     check_copy(flow, flow.run())

@@ -99,7 +99,7 @@ async def link(make_flow: MakeFlow, open_proxy: OpenProxy, stack: ExitStack) -> 
     return Links(flow, source, sink)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 async def test_links_cut_at_random_moments_lose_and_repeat_nothing(
     make_flow: MakeFlow, open_proxy: OpenProxy, seed: int
 ) -> None:

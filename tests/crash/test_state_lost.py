@@ -83,9 +83,7 @@ def test_a_second_coordinator_with_its_own_state_finds_a_finished_copy_finished(
     "second",
     [
         "coordinator.after_verdicts",
-        "coordinator.before_clear",
         "coordinator.after_clear",
-        "coordinator.after_write:exit@2",
         "coordinator.after_write:exit@15",
         "coordinator.before_end",
     ],

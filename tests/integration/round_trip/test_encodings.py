@@ -89,17 +89,17 @@ async def compare(copier: Copier) -> VerifyReport:
     return await verify(ends, lambda event: None)
 
 
-@pytest.mark.parametrize("pg_pair", [(16, 18), (15, 15)], indirect=True, ids=str)
 @pytest.mark.parametrize(
-    ("source_encoding", "sink_encoding"),
+    ("pg_pair", "source_encoding", "sink_encoding"),
     [
-        ("LATIN1", "UTF8"),
-        ("WIN1252", "UTF8"),
-        ("EUC_JP", "UTF8"),
-        ("LATIN2", "LATIN2"),
-        ("KOI8R", "WIN1251"),
-        ("LATIN1", "WIN1252"),
+        ((16, 18), "LATIN1", "UTF8"),
+        ((16, 18), "WIN1252", "UTF8"),
+        ((15, 15), "EUC_JP", "UTF8"),
+        ((16, 18), "LATIN2", "LATIN2"),
+        ((16, 18), "KOI8R", "WIN1251"),
+        ((15, 15), "LATIN1", "WIN1252"),
     ],
+    indirect=["pg_pair"],
 )
 async def test_text_arrives_as_the_characters_it_is(
     make: MakeDatabase, copier: Copier, source_encoding: str, sink_encoding: str
@@ -205,8 +205,9 @@ def bytes_of(database: Database) -> list[tuple[Any, ...]]:
     return database.rows("SELECT id, content::bytea, list[1]::bytea FROM line ORDER BY id")
 
 
-@pytest.mark.parametrize("pg_pair", [(16, 18), (15, 15)], indirect=True, ids=str)
-@pytest.mark.parametrize("data_type", ["auto", "pg-copy-text"])
+@pytest.mark.parametrize(
+    ("pg_pair", "data_type"), [((16, 18), "auto"), ((15, 15), "pg-copy-text")], indirect=["pg_pair"]
+)
 async def test_bytes_without_an_encoding_stay_as_they_are(make: MakeDatabase, copier: Copier, data_type: str) -> None:
     """From one database in SQL_ASCII into another; what is not UTF-8 too, and it is compared byte by byte."""
     source, sink = make("SQL_ASCII"), make("SQL_ASCII", at_sink=True)
