@@ -9,26 +9,35 @@ from tests.crash.followed import contents, fill, working
 from tests.crash.lives import Ending, Flow
 from tests.crash.oracles import check_nothing_left, check_schema
 
-STEPS = {
-    "coordinator.after_prepare": 1,
-    "coordinator.after_manifest": 1,
-    "coordinator.before_lanes": 1,
-    "coordinator.after_lanes": 1,
-    "coordinator.after_read": 9,
-    "coordinator.after_write": 14,
-    "coordinator.before_step": 2,
-    "coordinator.before_consistent": 1,
-    "coordinator.after_consistent": 1,
-    "coordinator.before_stream_checkpoint": 1,
-    "coordinator.after_stream_checkpoint": 1,
-    "coordinator.before_acknowledge": 1,
-    "coordinator.after_acknowledge": 1,
+DEATHS = {
+    "before anything is copied": (
+        "coordinator.after_prepare",
+        "coordinator.after_manifest",
+        "coordinator.before_lanes",
+        "coordinator.after_lanes",
+        "coordinator.after_read@5",
+    ),
+    "after an exact copy": (
+        "coordinator.before_step@2",
+        "coordinator.before_consistent",
+        "coordinator.after_consistent",
+        "coordinator.before_stream_checkpoint",
+        "coordinator.after_stream_checkpoint",
+        "coordinator.before_acknowledge",
+        "coordinator.after_acknowledge",
+    ),
+    "under a later snapshot": (
+        "coordinator.after_write@12",
+        "coordinator.before_verdicts",
+        "coordinator.after_verdicts",
+        "coordinator.after_write@9",
+        "coordinator.before_consistent",
+        "coordinator.before_step@2",
+        "coordinator.after_stream_checkpoint",
+    ),
 }
-"""At which step, and the how many-th time it is reached there, in a first life."""
-OVERLAP_STEPS = ("coordinator.before_verdicts", "coordinator.after_verdicts", "coordinator.before_consistent")
-"""Of a life that goes on under another snapshot."""
-
-_MIDDLE = "coordinator.after_write:exit@12"
+"""The steps at which one life after the other is killed."""
+STREAM_POINTS = frozenset(step.partition("@")[0] for steps in DEATHS.values() for step in steps)
 
 
 @pytest.fixture
@@ -36,37 +45,13 @@ def followed(make_flow: MakeFlow) -> Flow:
     return make_flow(prepare=fill, mode="full", arguments=("--until-caught-up",))
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_coordinator_killed_at_any_step_of_a_stream_is_gone_on_with(followed: Flow, step: str) -> None:
+@pytest.mark.parametrize("when", DEATHS)
+def test_a_flow_that_follows_is_gone_on_with_wherever_it_is_killed(followed: Flow, when: str) -> None:
+    """Each life comes a little further; what was written meanwhile and between two of them is there, once."""
     with working(followed.source) as application:
-        followed.run_until_killed(f"{step}:exit@{STEPS[step]}")
-        application.write_more()
-    check_equal(followed, followed.run())
-
-
-@pytest.mark.parametrize("step", OVERLAP_STEPS)
-def test_one_killed_again_under_a_later_snapshot_is_gone_on_with(followed: Flow, step: str) -> None:
-    with working(followed.source) as application:
-        followed.run_until_killed(_MIDDLE)
-        application.write_more()
-        followed.run_until_killed(f"{step}:exit")
-        application.write_more()
-    check_equal(followed, followed.run())
-
-
-def test_a_stream_lives_through_many_deaths_and_is_exact(followed: Flow) -> None:
-    """Each life comes a little further; what was written between two of them is not lost."""
-    with working(followed.source) as application:
-        for step in (
-            "coordinator.after_plan:exit",
-            "coordinator.after_write:exit@9",
-            "coordinator.after_write:exit@9",
-            "coordinator.before_consistent:exit",
-            "coordinator.before_step:exit@2",
-            "coordinator.after_stream_checkpoint:exit",
-            "coordinator.before_acknowledge:exit",
-        ):
-            followed.run_until_killed(step)
+        for step in DEATHS[when]:
+            name, _, count = step.partition("@")
+            followed.run_until_killed(f"{name}:exit@{count or 1}")
             application.write_more(20)
         check_running(followed.run())
     check_equal(followed, followed.run())

@@ -51,7 +51,9 @@ class Intake:
     source: Connector
     spool: Spool
     request: StreamChangesRequest
-    """Its cursor is where to go on where the spool holds nothing."""
+    """Without a cursor."""
+    start: Position
+    """What the sink has, by its ledger."""
     emit: EventHandler
     reopen: Callable[[], Awaitable[object]]
     """Awaited before the stream is opened again: a plug-in that was restarted has forgotten its session."""
@@ -82,10 +84,16 @@ class Intake:
                     await self._read()
 
     async def _start(self) -> Position:
-        """Where the spool ends, and the cursor of its last frame."""
+        """Where the spool ends, and the cursor of its last frame.
+
+        Where the sink stands there too, its cursor is the later one: what the source has said since of having no
+        changes is in no frame, and may have been acknowledged.
+        """
         last = self.spool.last_order
-        if not last or not self.spool.frames:
-            return Position(place=place_of(last), cursor=self.request.cursor)
+        place = place_of(last)
+        if not self.spool.frames or place == self.start.place:
+            # Without a spool the place is not known: the sink's may be further than its cursor.
+            return Position(place=place, cursor=self.start.cursor)
         payload = b""
         async with aclosing(self.spool.read(self.spool.trimmed_order)) as kept:
             async for item in kept:

@@ -267,11 +267,11 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
             request=StreamChangesRequest(
                 namespaces=following.partition.namespaces,
                 type=following.type,
-                cursor=kept.cursor or following.partition.cursor,
                 frame_bytes=FRAME_BYTES,
                 header=following.partition.header,
                 value=following.partition.value,
             ),
+            start=kept if kept.cursor else replace(kept, cursor=following.partition.cursor),
             emit=context.emit,
             reopen=context.source.reopen_session,
         )

@@ -53,6 +53,8 @@ class Source(Connector):
     async def stream_changes(self, request: StreamChangesRequest) -> AsyncGenerator[ChangeFrame, None]:  # type: ignore[override]
         place = _place(request.cursor)
         assert place >= self.discarded, "what was discarded is asked for again"
+        if place == self.discarded and self.acknowledged and self.acknowledged[-1].endswith(b"+"):
+            assert request.cursor.endswith(b"+"), "the position has moved since, and that was acknowledged"
         position = Position(place=place, cursor=_plain(request.cursor))
         async for frame in stream(self.history, position, self.chance, record_bytes=self.record_bytes):
             self._break()
@@ -101,10 +103,12 @@ class FollowingLife:
         self.checkpoints = list[Position]()
         applier = Life(sink, repeat=repeat).applier
         start = min((lane.kept for lane in applier.lanes), key=lambda position: position.place)
-        request = StreamChangesRequest(type=ChangeType.BSON, cursor=start.cursor)
+        request = StreamChangesRequest(type=ChangeType.BSON)
         self.follower = Follower(
             spool=spool,
-            intake=Intake(source=source, spool=spool, request=request, emit=lambda _: None, reopen=_nothing),
+            intake=Intake(
+                source=source, spool=spool, request=request, start=start, emit=lambda _: None, reopen=_nothing
+            ),
             applier=applier,
             rounds=Rounds(limit_bytes=30),
             checkpoint=self._checkpoint,
