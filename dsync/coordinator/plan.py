@@ -10,7 +10,7 @@ from dsync.coordinator.ends import Agreement, End
 from dsync.coordinator.following import Following, begin, change_type
 from dsync.coordinator.spec import FlowSpec
 from dsync.protocol import namespaces
-from dsync.protocol.errors import PermanentError, RequestError, UnsupportedError
+from dsync.protocol.errors import DsyncError, PermanentError, RequestError, RetryableError, UnsupportedError
 from dsync.protocol.namespaces import Selection
 from dsync.protocol.types import (
     CheckRequest,
@@ -110,13 +110,21 @@ class Planner:
         # The snapshot before anything is read or created, so that a change in between is in no doubt.
         copied = tuple(item for item in description.namespaces if item.namespace in mapping and not item.rowless)
         plan = await self._open_plan([item.namespace for item in copied], follows=follows)
-        prepared = await self._prepare(description, mapping, dry_run=True, again=again)
-        findings = (*description.findings, *prepared.findings)
-        if not dry_run:
-            stop_at(findings)
-            if before_change is not None:
-                await before_change()
-            prepared = await self._prepare(description, mapping, dry_run=False, again=again)
+        try:
+            prepared = await self._prepare(description, mapping, dry_run=True, again=again)
+            findings = (*description.findings, *prepared.findings)
+            if not dry_run:
+                stop_at(findings)
+                if before_change is not None:
+                    await before_change()
+                prepared = await self._prepare(description, mapping, dry_run=False, again=again)
+        except RetryableError:
+            raise
+        except DsyncError:
+            if follows:
+                # Nobody will read what the source keeps for a flow that does not begin.
+                await self.source.connector.release_changes(self.flow)
+            raise
         made = self._assemble(plan, copied, mapping, prepared, findings)
         return replace(made, following=begin(plan, kind, self.spec)) if kind is not None and follows else made
 

@@ -98,3 +98,16 @@ def test_a_copy_becomes_a_stream_and_not_a_copy_again(
     assert again.result["run"] != followed.result["run"]
     assert sink.rows(_CONTENTS) == source.rows(_CONTENTS)
     assert source.value("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 1
+
+
+def test_a_flow_that_does_not_begin_leaves_nothing_at_its_source(
+    dsync: Dsync, source_db: DatabaseFactory, sink_db: DatabaseFactory
+) -> None:
+    """A slot that nobody reads would fill the source's disk."""
+    source, sink = source_db(_fill), sink_db()
+    sink.run("CREATE TABLE orders (id int PRIMARY KEY, other text)", "INSERT INTO orders VALUES (1, 'of others')")
+    refused = dsync("sync", source.uri, sink.uri, "--json")
+    assert refused.exit_code in (2, 3)
+    assert "orders" in refused.json["error"]["message"]
+    assert source.value("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 0
+    assert source.value("SELECT count(*) FROM pg_publication") == 0
