@@ -59,7 +59,6 @@ _GRAVE = (
     NamespaceRestarted,
     RunPaused,
     CancelAsked,
-    ConsistencyReached,
 )
 
 

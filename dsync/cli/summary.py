@@ -27,6 +27,7 @@ def sync_answer(outcome: SyncOutcome, reasons: Sequence[DeadLetterGroup] = ()) -
         *differences, verdict = render(outcome.verify).splitlines()
         lines.append(f"verify: {verdict}")
         details = "\n".join(differences)
+    lines += _kept(outcome)
     return Answer(
         summary="\n".join(lines),
         details=details,
@@ -86,12 +87,28 @@ def _head(outcome: SyncOutcome, facts: Mapping[str, Any]) -> str:
             f"flow {title} finished at {moment(outcome.run.finished_at)}: {size}; nothing moved"
             " (--again reads again what may have changed)"
         )
+    if outcome.result.consistent_at is not None and not outcome.result.moved_rows:
+        tables, applied = counted(len(facts["namespaces"]), "table"), counted(outcome.result.changes, "change")
+        return f"caught up: {applied} applied to {tables} in {duration(outcome.result.elapsed_s)}"
     elapsed_s = outcome.result.elapsed_s
     speed = throughput(outcome.result.moved_rows, outcome.result.moved_bytes, elapsed_s)
     head = f"copied {size} in {duration(elapsed_s)}: {speed}"
     if outcome.result.moved_rows < facts["rows"]:
         head += f"; {counted(outcome.result.moved_rows, 'row')} of them now"
+    if outcome.result.consistent_at is not None:
+        head += f"; caught up: {counted(outcome.result.changes, 'change')} applied"
     return head
+
+
+def _kept(outcome: SyncOutcome) -> list[str]:
+    """What the source keeps for a flow that has ended for now, and what lets go of it."""
+    kept = outcome.result.kept_at_source if outcome.result is not None else ""
+    if not kept:
+        return []
+    return [
+        f"the source keeps its log for {kept} until the same command goes on;"
+        f" `dsync reset {outcome.flow_name or outcome.flow}` lets go of it"
+    ]
 
 
 def _troubles(outcome: SyncOutcome, facts: Mapping[str, Any], reasons: Sequence[DeadLetterGroup]) -> list[str]:

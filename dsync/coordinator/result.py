@@ -83,6 +83,7 @@ class RunResult:
             "consistent": self.consistent,
             "consistent_at": self.consistent_at,
             "changes": self.changes,
+            "kept_at_source": self.kept_at_source,
             "elapsed_s": round(self.elapsed_s, 3),
             "dead_letters": self.dead_letters,
             "namespaces": [

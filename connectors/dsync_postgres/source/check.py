@@ -30,6 +30,7 @@ from dsync_postgres.source import large_objects
 from dsync_postgres.source.check_following import following_findings
 from dsync_postgres.source.describe import is_copied, table_findings
 from dsync_postgres.source.description import DIALECT, Describer, major_of
+from dsync_postgres.stream.slots import OWN_PREFIX
 
 _OLDEST_MAJOR, _NEWEST_MAJOR = 14, 18
 # A transaction that is so many others old makes `resume_plan` doubt rows that the copy has seen.
@@ -257,7 +258,9 @@ def _activity_findings(facts: _Facts) -> Iterator[types.Finding]:
 
 def _own_findings(facts: _Facts) -> Iterator[types.Finding]:
     """What belongs to this database alone, and to no table: a copy has its own, or none."""
-    for kind, names in (("publication", facts.publications), ("subscription", facts.subscriptions)):
+    # A flow's own is nothing that anybody would want at the sink.
+    publications = tuple(name for name in facts.publications if not name.startswith(OWN_PREFIX))
+    for kind, names in (("publication", publications), ("subscription", facts.subscriptions)):
         if names:
             more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
             yield warn(

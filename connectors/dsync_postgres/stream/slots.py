@@ -29,6 +29,8 @@ from dsync_postgres.stream.errors import (
 from dsync_postgres.stream.lsn import format_lsn, parse_lsn
 
 PLUGIN = "pgoutput"
+OWN_PREFIX = "dsync_"
+"""What the names of flows' own slots and publications begin with."""
 _POLL_S = 0.2
 _MOST_SHOWN = 5
 _NAME = re.compile(r"[a-z0-9_]{1,63}\Z")
@@ -126,7 +128,7 @@ ORDER BY 3 DESC
 
 def slot_name(flow: str) -> str:
     """The name of a flow's own slot and publication: what slots may be called."""
-    return f"dsync_{re.sub('[^a-z0-9_]', '_', flow.lower())}"[:63]
+    return f"{OWN_PREFIX}{re.sub('[^a-z0-9_]', '_', flow.lower())}"[:63]
 
 
 def require_name(name: str) -> str:

@@ -90,7 +90,8 @@ def sync(
         settings,
         copy_and_show,
         drains=True,
-        afterwards="what has arrived is durable; the same command goes on from there",
+        afterwards="what has arrived is durable; the same command goes on from there"
+        + ("" if options["mode"] == "copy" else ", until when the source keeps its log (`dsync reset` lets go of it)"),
         plugins=count_plugins(options["attach"], source, sink),
         imports="dsync.app.sync",
     )

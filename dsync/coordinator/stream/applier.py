@@ -15,7 +15,7 @@ from dsync.coordinator.stream.skips import Skips
 from dsync.protocol import frames
 from dsync.protocol.errors import LanesMeetError, NamespaceChangedError, PluginBugError, RecordError
 from dsync.protocol.interface import Connector
-from dsync.protocol.types import ChangeFrame, ChangeType, IncompleteChange, WriteChangesRequest
+from dsync.protocol.types import ChangeFrame, ChangeType, IncompleteChange, Operation, WriteChangesRequest
 
 SMALL_ROUND = 512
 """Up to so many changes are one transaction: starting several costs more than they save."""
@@ -42,6 +42,8 @@ class Applier:
     stop_namespace: Callable[[str, str], Awaitable[None]]
     """Record that none of a namespace's changes is applied any more, with the reason."""
     skips: Skips = field(default_factory=Skips)
+    columns_of: Callable[[str], frozenset[str]] = lambda namespace: frozenset()
+    """What a namespace was copied with: without one of these its rows at the sink would go on having old values."""
     overlap: bool = False
     ahead: Ahead = field(default_factory=Ahead)
     """While it overlaps: what is known to be newer at the sink."""
@@ -134,6 +136,7 @@ class Applier:
     async def _write(
         self, changes: ChangeFrame, lanes: Sequence[Lane], position: Position, *, in_order: bool = False
     ) -> None:
+        changes = await self._without_reshaped(changes)
         while True:
             try:
                 incomplete = await self._try(changes, lanes, position, in_order=in_order)
@@ -141,9 +144,7 @@ class Applier:
                 namespace = error.namespace
                 if not any(relation.namespace == namespace for relation in changes.relations):
                     raise
-                if not self.skips.has_stopped(namespace):
-                    self.skips.stop(namespace)
-                    await self.stop_namespace(namespace, str(error))
+                await self._stop(namespace, str(error))
                 changes = self.skips.without_stopped(changes)
                 continue
             if not incomplete:
@@ -152,6 +153,25 @@ class Applier:
         for lane in lanes:
             lane.written(position)
         self.changes += len(changes)
+
+    async def _stop(self, namespace: str, reason: str) -> None:
+        if not self.skips.has_stopped(namespace):
+            self.skips.stop(namespace)
+            await self.stop_namespace(namespace, reason)
+
+    async def _without_reshaped(self, changes: ChangeFrame) -> ChangeFrame:
+        """Stop namespaces that have lost a column which they were copied with; returns the changes of the others."""
+        if Operation.RESHAPE not in changes.operations:
+            return changes
+        for relation in changes.relations:
+            gone = self.columns_of(relation.namespace) - {column.name for column in relation.columns}
+            if gone:
+                await self._stop(
+                    relation.namespace,
+                    f"{relation.namespace}: column {min(gone)} was dropped or renamed at the source; run the flow "
+                    "again with --again, which copies the table anew",
+                )
+        return self.skips.without_stopped(changes)
 
     async def _try(
         self, changes: ChangeFrame, lanes: Sequence[Lane], position: Position, *, in_order: bool

@@ -276,6 +276,7 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
             reopen=context.source.reopen_session,
         )
         targets: Mapping[str, str] = {row.namespace: row.target for row in plan.namespaces}
+        columns = {row.namespace: frozenset(row.columns) for row in plan.namespaces}
         # The parts ask the stream, which is made of them.
         made: list[Stream] = []
         applier = Applier(
@@ -291,6 +292,7 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
             complete=lambda changes, incomplete: made[0].complete(changes, incomplete),
             stop_namespace=lambda namespace, reason: made[0].stop_namespace(namespace, reason),
             skips=_skips(plan),
+            columns_of=lambda namespace: columns.get(namespace, frozenset()),
         )
         follower = Follower(
             spool=spool,

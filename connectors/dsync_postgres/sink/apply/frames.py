@@ -369,8 +369,8 @@ def _translated(exc: psycopg.Error, sent: _Sent, job: Job) -> errors.DsyncError:
     if code in _CHANGED:
         namespace = "" if sent.shape is None else sent.shape.namespace
         return errors.NamespaceChangedError(
-            f"{operation}: {describe(exc)}; the table was dropped or altered since the flow began: undo that, or copy "
-            f"it anew with `dsync resync FLOW --table {namespace or 'NS'}`"
+            f"{operation}: {describe(exc)}; the table was dropped or altered since the flow began; run the flow again "
+            "with --again, which copies it anew"
         ).about(namespace)
     translated = translate(exc, operation)
     if isinstance(translated, errors.RecordError):

@@ -82,7 +82,7 @@ def follow(connection: Connection, guard: Guard, relation: types.ChangeRelation,
 
 def _require_kept(reshape: Reshape, before: Types | None) -> None:
     """Raise where a column was dropped, renamed or retyped at the source, and not here."""
-    table, told, namespace = reshape.table, reshape.told, reshape.relation.namespace
+    table, told = reshape.table, reshape.told
     extra = [c.name for c in table.columns if not c.generated and c.name not in told]
     gone = [name for name in extra if before is not None and name in before]
     if not before and reshape.lacking:
@@ -91,16 +91,16 @@ def _require_kept(reshape: Reshape, before: Types | None) -> None:
     if gone:
         raise _stopped(
             reshape,
-            f"column {gone[0]} was dropped or renamed at the source; do the same at the sink, or copy the table anew "
-            f"with `dsync resync FLOW --table {namespace}`",
+            f"column {gone[0]} was dropped or renamed at the source; run the flow again with --again, which copies the "
+            "table anew",
         )
     for name, kind in told.items():
         here = table.column(name)
         if before is not None and name in before and before[name] != kind and here is not None and here.type != kind:
             raise _stopped(
                 reshape,
-                f"column {name} is of type {kind} at the source now and was {before[name]}; alter it at the sink as "
-                f"well, or copy the table anew with `dsync resync FLOW --table {namespace}`",
+                f"column {name} is of type {kind} at the source now and was {before[name]}; run the flow again "
+                "with --again, which copies the table anew",
             )
 
 
@@ -108,13 +108,12 @@ def _add(
     connection: Connection, reshape: Reshape, column: types.ChangeColumn, top: sql.Identifier, *, is_empty: bool
 ) -> None:
     facts = None if reshape.facts is None else reshape.facts.get(column.name, ColumnFacts(name=column.name))
-    namespace = reshape.relation.namespace
     if not is_empty and (facts is None or facts.is_computed):
         raise _stopped(
             reshape,
             f"column {column.name} was added at the source, and what the rows that were there have in it "
             + ("is not known here" if facts is None else "was computed for each of them")
-            + f"; copy the table anew with `dsync resync FLOW --table {namespace}`",
+            + "; run the flow again with --again, which copies the table anew",
         )
     old: sql.Composable = sql.SQL("")
     if facts is not None and facts.old_value is not None:
@@ -134,8 +133,8 @@ def _add(
             raise translate(exc, f"adding column {column.name} to {reshape.table.name}") from exc
         raise _stopped(
             reshape,
-            f"column {column.name} was added at the source, and adding it here was refused: {describe(exc)}; add it as "
-            f"{column.type} at the sink, or copy the table anew with `dsync resync FLOW --table {namespace}`",
+            f"column {column.name} was added at the source, and adding it here was refused: {describe(exc)}; run "
+            "the flow again with --again, which copies the table anew",
         ) from exc
     if facts is not None:
         _set_default(connection, top, facts)
@@ -153,8 +152,8 @@ def _require_type(connection: Connection, reshape: Reshape, column: types.Change
     if not is_known:
         raise _stopped(
             reshape,
-            f"column {column.name} was added at the source, and its type {column.type} is not known here; create the "
-            f"type at the sink, or copy the table anew with `dsync resync FLOW --table {reshape.relation.namespace}`",
+            f"column {column.name} was added at the source, and its type {column.type} is not known here; run the "
+            "flow again with --again, which copies the table anew, with its types",
         )
 
 
