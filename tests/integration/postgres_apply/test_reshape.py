@@ -286,10 +286,10 @@ async def test_what_may_not_be_added_is_named_with_the_way_on(
     applier = open_applier(pair.sink, uri=uri)
     await applier.open()
     pair.source.run("ALTER TABLE t ADD c mood")
-    with pytest.raises(errors.NamespaceChangedError, match=r"type (public\.)?mood is not known.*create the type"):
+    with pytest.raises(errors.NamespaceChangedError, match=r"type (public\.)?mood is not known.*--again"):
         await pair.follow(applier)
     pair.source.run("ALTER TABLE t DROP c", "ALTER TABLE t ADD c int")
-    with pytest.raises(errors.NamespaceChangedError, match=r"refused: .*add it as integer at the sink"):
+    with pytest.raises(errors.NamespaceChangedError, match=r"refused: .*--again"):
         await pair.follow(applier)
     pair.sink.run("ALTER TABLE t ADD c int")
     await pair.follow(applier)
