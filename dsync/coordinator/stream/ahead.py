@@ -17,9 +17,9 @@ class Ahead:
     without this, a source whose keys change all the time would have records read again for ever.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, rest_is_exact: bool = True) -> None:
         self._until: dict[tuple[str, bytes], int] = {}
-        self._rest_is_exact = False
+        self._rest_is_exact = rest_is_exact
         self.position = 0
         """The source's own, of the latest moment that a record was read again at."""
 
@@ -32,6 +32,10 @@ class Ahead:
     def rest_is_exact(self) -> None:
         """From now on every other record is as old as the next change."""
         self._rest_is_exact = True
+
+    def reaches(self, transaction: int) -> bool:
+        """A record is ahead of this transaction's changes, or may be."""
+        return not self._rest_is_exact or self.position >= transaction
 
     def is_exact(self, changes: ChangeFrame, transaction: int) -> bool:
         """The records that these changes, up to this transaction, find at the sink are those that they were made of."""

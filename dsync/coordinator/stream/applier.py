@@ -44,9 +44,8 @@ class Applier:
     skips: Skips = field(default_factory=Skips)
     columns_of: Callable[[str], frozenset[str]] = lambda namespace: frozenset()
     """What a namespace was copied with: without one of these its rows at the sink would go on having old values."""
-    overlap: bool = False
     ahead: Ahead = field(default_factory=Ahead)
-    """While it overlaps: what is known to be newer at the sink."""
+    """What is newer at the sink than the changes that are applied: they are written by key then."""
     in_one: bool = False
     """Each round is one transaction at the sink."""
 
@@ -182,7 +181,7 @@ class Applier:
             context=first.context(self.flow, self.run, position),
             frame=changes,
             targets=tuple(self.target_of(relation.namespace) for relation in changes.relations),
-            overlap=self.overlap and not self.ahead.is_exact(changes, position.place[0]),
+            overlap=self.ahead.reaches(position.place[0]) and not self.ahead.is_exact(changes, position.place[0]),
             in_order=in_order,
             also=tuple(lane.context(self.flow, self.run, position) for lane in others),
         )

@@ -81,17 +81,13 @@ class Stream:
         if not self.following.overlaps:
             return
         applier = self.follower.applier
-        applier.overlap = True
         applier.skips = _skips(plan)
-        applier.ahead = Ahead()
-        try:
+        applier.ahead = Ahead(rest_is_exact=False)
+        position = await self.pass_mark()
+        applier.ahead.rest_is_exact()
+        while applier.ahead.position > position:
+            # A record that was read again is of a moment after the mark.
             position = await self.pass_mark()
-            applier.ahead.rest_is_exact()
-            while applier.ahead.position > position:
-                # A record that was read again is of a moment after the mark.
-                position = await self.pass_mark()
-        finally:
-            applier.overlap = False
         await self._has_reached(position)
 
     async def has_copied_exactly(self) -> None:

@@ -135,6 +135,10 @@ def test_a_table_that_loses_a_column_stops_alone(
     assert sink.rows("SELECT place, count(*), sum(total) FROM orders GROUP BY 1 ORDER BY 1") == source.rows(
         "SELECT place, count(*), sum(total) FROM orders GROUP BY 1 ORDER BY 1"
     )
+    source.run("UPDATE orders SET total = 4 WHERE id = 5")
+    still = dsync("sync", *ends, "--until-caught-up", "--json")
+    assert (still.exit_code, still.result["failed_steps"]) == (6, [])
+    assert sink.value("SELECT total FROM orders WHERE id = 5") == 4
     again = dsync("sync", *ends, "--until-caught-up", "--again", "--json")
     assert again.exit_code == 0, again.stderr
     # The sink's column of that name stays, since nothing stands against it.
