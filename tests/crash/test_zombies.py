@@ -58,7 +58,8 @@ def test_a_zombie_writes_nothing_once_another_has_taken_over(flow: Flow, shares_
     woken = zombie.wait(60)
     if shares_state or woken.exit_code:
         assert woken.exit_code == 3, woken.log[-6000:]
-        assert woken.error["class"] == "FencedError", woken.log[-6000:]
+        # Whoever is quicker tells it: the sink's fence, or the lease that it has slept through.
+        assert woken.error["class"] in ("FencedError", "LeaseLostError"), woken.log[-6000:]
     # Without a common state it may open the units anew, by a fence of its own, and find all of them done.
     assert contents(flow.sink) == before == contents(flow.source)
     assert row_places(flow.sink) == places

@@ -42,6 +42,8 @@ def _fill(uri: str) -> None:
             "INSERT INTO shop.orders SELECT n, 'customer ' || n, n FROM generate_series(1, 500) n",
             "CREATE TABLE shop.log (at timestamptz, line text)",
             "INSERT INTO shop.log SELECT now(), 'line ' || n FROM generate_series(1, 30) n",
+            # Without an identity it could be copied, and not followed.
+            "ALTER TABLE shop.log REPLICA IDENTITY FULL",
             "CREATE INDEX orders_customer ON shop.orders (customer)",
             "CREATE VIEW shop.large AS SELECT * FROM shop.orders WHERE total > 100",
             "ANALYZE",
