@@ -98,8 +98,8 @@ class Application:
                 while not self._stopping.is_set():
                     self._transact(connection)
                     self.transactions += 1
-                    # Somebody else has to have a turn on a small machine.
-                    self._stopping.wait(0.002)
+                    # No faster than a sink on the same small machine can apply: it is to catch up.
+                    self._stopping.wait(0.01)
         except BaseException as exc:
             self._failure = exc
 
@@ -139,7 +139,9 @@ class Application:
         )
 
     def _move_wide(self, connection: psycopg.Connection) -> None:
-        """Another key, and the large value is not sent."""
+        """Another key, and the large value is not sent: rare, because each of them is applied by itself."""
+        if self._random.random() < 0.7:
+            return
         connection.execute(
             "UPDATE wide SET a = %s WHERE (a, b) = (SELECT a, b FROM wide ORDER BY hashtext(a::text || %s) LIMIT 1)",
             [self._new(), str(self._some())],
