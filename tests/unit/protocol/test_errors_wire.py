@@ -17,7 +17,7 @@ ALL = sorted(
 )
 
 
-class SlotLostError(errors.CursorExpiredError):
+class WornOutError(errors.CursorExpiredError):
     """A plug-in's own class, with a constructor of its own."""
 
     def __init__(self, slot: str, server: str) -> None:
@@ -47,8 +47,8 @@ def test_every_class_arrives_as_itself(cls: type[errors.DsyncError]) -> None:
 
 def test_a_class_with_its_own_constructor_arrives() -> None:
     """The text is what travels; the arguments it was made from need not be known."""
-    error = rebuilt(received(SlotLostError("s1", "db")))
-    assert type(error) is SlotLostError
+    error = rebuilt(received(WornOutError("s1", "db")))
+    assert type(error) is WornOutError
     assert str(error) == "s1 at db is gone"
 
 
