@@ -104,10 +104,12 @@ class Run:
         """Copy and finish everything, again where a crash of the sink's server has emptied what was there."""
         for left in reversed(range(MAX_LOSSES)):
             plan = await copying.copy(plan)
-            if stream is not None and plan.following is not None and plan.following.overlaps:
-                await self.context.enter(Phase.CATCHING_UP)
-                await stream.reach_consistency(plan)
-                plan = replace(plan, following=stream.following)
+            if stream is not None:
+                stream.take_over(plan, stopped=copying.stopped)
+                if stream.following.overlaps:
+                    await self.context.enter(Phase.CATCHING_UP)
+                    await stream.reach_consistency()
+                    plan = replace(plan, following=stream.following)
             try:
                 failures = await self._finish(copying, plan)
                 await self._require_whole(copying, plan)

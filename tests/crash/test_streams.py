@@ -71,3 +71,20 @@ def check_equal(flow: Flow, ending: Ending) -> None:
     assert at_sink == at_source, ending.log[-6000:]
     check_schema(flow)
     check_nothing_left(flow)
+
+
+def test_a_table_that_stops_while_it_is_copied_gets_no_changes(followed: Flow) -> None:
+    """Its rows are not all there: what has changed among them would be changed in a table that nobody can use."""
+    life = followed.start(fail="source.before_copy:stop@2", once=True)
+    process = followed.paused_at("source.before_copy")
+    followed.source.run(
+        "ALTER TABLE keyless ADD COLUMN later int",
+        "INSERT INTO keyless VALUES (77777, 'after', 1)",
+        "INSERT INTO parents VALUES (77777, 'after', 0, '')",
+    )
+    process.resume()
+    ending = life.wait()
+    assert ending.exit_code == 6, ending.log[-6000:]
+    assert set(ending.named) == {"public.keyless"}
+    assert followed.sink.value("SELECT count(*) FROM parents WHERE id = 77777") == 1
+    assert followed.sink.value("SELECT count(*) FROM keyless WHERE id = 77777") == 0

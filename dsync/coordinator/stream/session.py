@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,6 @@ from dsync.coordinator.stream.intake import Intake, beside, order_of
 from dsync.coordinator.stream.lanes import kept_by_all, opened, unit_refs
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Rounds
-from dsync.coordinator.stream.skips import Skips
 from dsync.coordinator.tasks import task_group
 from dsync.failpoints import failpoint
 from dsync.protocol import frames
@@ -73,15 +72,18 @@ class Stream:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
 
-    async def reach_consistency(self, plan: CopyPlan) -> None:
-        """After the last page: apply changes until the sink equals the source. Repeatable."""
-        # What is planned may have come to overlap since the stream was opened.
+    def take_over(self, plan: CopyPlan, *, stopped: Collection[str]) -> None:
+        """After the last page: learn how the copy has gone, which may have come to overlap. Repeatable."""
         assert plan.following is not None, "a stream has a plan that is followed"
         self.following = plan.following
-        if not self.following.overlaps:
-            return
+        skips = self.follower.applier.skips
+        skips.leave_out(plan.following.seen_through)
+        for namespace in stopped:
+            skips.stop(namespace)
+
+    async def reach_consistency(self) -> None:
+        """Over a copy that overlaps: apply changes by key until the sink equals the source. Repeatable."""
         applier = self.follower.applier
-        applier.skips = _skips(plan)
         applier.ahead = Ahead(rest_is_exact=False)
         position = await self.pass_mark()
         applier.ahead.rest_is_exact()
@@ -287,7 +289,6 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
             bury=_refuse,
             complete=lambda changes, incomplete: made[0].complete(changes, incomplete),
             stop_namespace=lambda namespace, reason: made[0].stop_namespace(namespace, reason),
-            skips=_skips(plan),
             columns_of=lambda namespace: columns.get(namespace, frozenset()),
         )
         follower = Follower(
@@ -302,15 +303,6 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
         )
         made.append(Stream(context=context, following=following, spool=spool, intake=intake, follower=follower))
         yield made[0]
-
-
-def _skips(plan: CopyPlan) -> Skips:
-    assert plan.following is not None, "only what is followed has changes"
-    skips = Skips(plan.following.seen_through)
-    for row in plan.namespaces:
-        if row.state is NamespaceState.STOPPED:
-            skips.stop(row.namespace)
-    return skips
 
 
 async def _open_spool(context: RunContext, kept: Position) -> Spool:

@@ -14,8 +14,13 @@ ALL = 2**64 - 1
 class Skips:
     """For each namespace the last transaction that is left out."""
 
-    def __init__(self, through: Mapping[str, int] | None = None) -> None:
-        self._through = dict(through or {})
+    def __init__(self) -> None:
+        self._through: dict[str, int] = {}
+
+    def leave_out(self, through: Mapping[str, int]) -> None:
+        """What was read has these namespaces' changes up to there. Repeatable; what has stopped stays so."""
+        for namespace, transaction in through.items():
+            self._through[namespace] = max(transaction, self._through.get(namespace, 0))
 
     def stop(self, namespace: str) -> None:
         """None of its changes is applied from now on. Repeatable."""
