@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import random
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import psycopg
 
+from tests.crash.worker import Worker, at_work
 from tests.support.databases import Database
-from tests.support.waiting import wait_for
 
 FOLLOWED = ("parents", "children", "wide", "keyless", "leaf_1", "leaf_2")
 """What has to be equal in the end, row by row."""
@@ -57,51 +54,15 @@ def contents(database: Database) -> dict[str, tuple[int, str]]:
     return found
 
 
-class Application:
-    """Writes to all of the tables without a pause, seeded: one transaction of several changes after another."""
+class Application(Worker):
+    """Writes to all of the tables: one transaction of several changes after another, some of them rolled back."""
+
+    # No faster than a sink on the same small machine can apply: it is to catch up.
+    pause_s = 0.01
 
     def __init__(self, database: Database, *, seed: int = 1) -> None:
-        self._database = database
-        self._random = random.Random(seed)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="application", daemon=True)
-        self._failure: BaseException | None = None
+        super().__init__(database, seed=seed)
         self._number = 10_000_000
-        self.transactions = 0
-
-    def write_more(self, transactions: int = 30) -> None:
-        """Wait until so many more were committed."""
-        target = self.transactions + transactions
-        wait_for(
-            lambda: self.transactions >= target or self._failure is not None,
-            timeout_s=60,
-            what=f"{transactions} transactions of the application",
-        )
-        if self._failure is not None:
-            raise self._failure
-
-    def start(self) -> None:
-        self._thread.start()
-        self.write_more(20)
-
-    def stop(self) -> None:
-        """End after the transaction in hand; raises what the thread has failed with."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(30)
-        if self._failure is not None:
-            raise self._failure
-
-    def _work(self) -> None:
-        try:
-            with self._database.connect() as connection:
-                while not self._stopping.is_set():
-                    self._transact(connection)
-                    self.transactions += 1
-                    # No faster than a sink on the same small machine can apply: it is to catch up.
-                    self._stopping.wait(0.01)
-        except BaseException as exc:
-            self._failure = exc
 
     def _transact(self, connection: psycopg.Connection) -> None:
         chance = self._random
@@ -183,12 +144,6 @@ class Application:
     )
 
 
-@contextmanager
-def working(database: Database, *, seed: int = 1) -> Iterator[Application]:
+def working(database: Database, *, seed: int = 1) -> AbstractContextManager[Application]:
     """An application that is at work before the block begins, and has ended after it."""
-    application = Application(database, seed=seed)
-    application.start()
-    try:
-        yield application
-    finally:
-        application.stop()
+    return at_work(Application(database, seed=seed))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import random
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import psycopg
 
+from tests.crash.worker import Worker, at_work
 from tests.support.databases import Database
-from tests.support.waiting import wait_for
 
 TOGETHER = ("public.busy", "public.busy_keyless", "public.busy_unlogged")
 """Each transaction does the same to all three, so that they hold the same rows at any one moment."""
@@ -68,58 +65,21 @@ def fill(uri: str) -> None:
         connection.execute("VACUUM (ANALYZE)")
 
 
-class Writer:
-    """An application in a thread of its own: inserts, updates and deletes without a pause, seeded.
+class Writer(Worker):
+    """Inserts, updates and deletes.
 
     Every change leaves other contents than there ever were before, so that two equal tables have had no change
     between them.
     """
 
     def __init__(self, database: Database, *, seed: int = 1) -> None:
-        self._database = database
-        self._random = random.Random(seed)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        super().__init__(database, seed=seed)
         self._ids = list(range(1, BUSY_ROWS + 1))
         self._last_id = BUSY_ROWS
-        self._failure: BaseException | None = None
-        self.transactions = 0
-        """How many were committed."""
 
-    def start(self) -> None:
-        self._thread.start()
-        self.write_more(20)
-
-    def stop(self) -> None:
-        """End after the transaction in hand. Repeatable; raises what the thread has failed with."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(30)
-        if self._failure is not None:
-            raise self._failure
-
-    def write_more(self, transactions: int = 30) -> None:
-        """Wait until so many more were committed."""
-        target = self.transactions + transactions
-        wait_for(
-            lambda: self.transactions >= target or self._failure is not None,
-            timeout_s=60,
-            what=f"{transactions} transactions of the writer",
-        )
-        if self._failure is not None:
-            raise self._failure
-
-    def _work(self) -> None:
-        try:
-            with self._database.connect() as connection:
-                while not self._stopping.is_set():
-                    with connection.transaction():
-                        self._change(connection)
-                    self.transactions += 1
-                    # Somebody else has to have a turn on a small machine.
-                    self._stopping.wait(0.002)
-        except BaseException as exc:
-            self._failure = exc
+    def _transact(self, connection: psycopg.Connection) -> None:
+        with connection.transaction():
+            self._change(connection)
 
     def _change(self, connection: psycopg.Connection) -> None:
         version = self.transactions + 1
@@ -143,12 +103,6 @@ class Writer:
             connection.execute(statement.format(name).encode(), values)
 
 
-@contextmanager
-def writing(database: Database, *, seed: int = 1) -> Iterator[Writer]:
+def writing(database: Database, *, seed: int = 1) -> AbstractContextManager[Writer]:
     """Write into the busy tables inside the block, or until stopped earlier."""
-    writer = Writer(database, seed=seed)
-    writer.start()
-    try:
-        yield writer
-    finally:
-        writer.stop()
+    return at_work(Writer(database, seed=seed))

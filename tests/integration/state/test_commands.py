@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,13 +9,6 @@ import pytest
 
 from tests.integration.cli.running import Dsync, Ended
 from tests.support.databases import Database, DatabaseFactory
-
-
-@pytest.fixture
-def dsync(tmp_path: Path) -> Iterator[Dsync]:
-    started = Dsync(directory=tmp_path)
-    yield started
-    started.close()
 
 
 @pytest.fixture

@@ -1,6 +1,4 @@
-"""What the tests of following share."""
-
-from __future__ import annotations
+"""What the tests of whole commands share."""
 
 from collections.abc import Iterator
 from pathlib import Path
