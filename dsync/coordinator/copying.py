@@ -94,11 +94,10 @@ class Copying:
             # Before a row is removed or read again: the sink's word alone must not bring the old pieces back.
             await self.context.save_manifest(plan)
             plan = await self._open(await self._clear_retired(plan))
-        self.states = {row.namespace: row.state for row in plan.namespaces}
+        self.learn_states(plan)
         for namespace in setback.copied_and_incomplete(plan, self.progress):
             await self.context.journal.set_namespace_state(namespace, NamespaceState.PENDING)
             self.states[namespace] = NamespaceState.PENDING
-        self.reasons = {row.namespace: row.reason for row in plan.namespaces}
         self._announce(plan)
         return plan
 

@@ -33,6 +33,8 @@ class Following:
     """Of namespaces that were read under a later snapshot: their changes up to that transaction are left out."""
     consistent_at: int | None = None
     """The source's position that the sink first equalled; None: it has not yet."""
+    ahead_until: int = 0
+    """Since then records were read again, up to this position: changes before it may find newer ones at the sink."""
 
     @property
     def lane_ids(self) -> tuple[str, ...]:
@@ -56,6 +58,7 @@ class Following:
             "overlaps": self.overlaps,
             "seen_through": dict(self.seen_through),
             "consistent_at": self.consistent_at,
+            "ahead_until": self.ahead_until,
         }
 
     @classmethod
@@ -74,6 +77,7 @@ class Following:
             overlaps=kept["overlaps"],
             seen_through=dict(kept["seen_through"]),
             consistent_at=kept["consistent_at"],
+            ahead_until=kept.get("ahead_until", 0),
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,6 @@ from dsync.cli.text import duration, moment
 
 if TYPE_CHECKING:
     from dsync.app.asking import Reply
-    from dsync.app.sync import SyncOutcome
     from dsync.coordinator.control import Rate as AskedRate
     from dsync.state import LeaseHeldError
 
@@ -133,31 +131,21 @@ def _run_here(
 ) -> Answer:
     from dsync.app.known import existing_store, find_known_flow
     from dsync.app.resuming import request_of
-    from dsync.app.status import dead_letter_reasons
-    from dsync.app.sync import sync as run_sync
-    from dsync.cli.running import run
-    from dsync.cli.showing import observing
-    from dsync.cli.summary import sync_answer
+    from dsync.cli.syncing import run_flow
 
     with existing_store(state, wanted=reply.flow) as store:
         assert store is not None, "a flow that is wanted is looked for in a state that exists"
         known = find_known_flow(store, reply.flow)
     limits = options.pop("rate_limit")
     request = request_of(known, state=state, rate=_asked_rate(limits) if limits else None, **options)
-    address = metrics_address(metrics, allow_plaintext=request.allow_plaintext)
-
-    async def copy_and_show(stopping: asyncio.Event) -> SyncOutcome:
-        with observing(settings, progress, address) as emit:
-            return await run_sync(request, emit, stopping)
-
-    outcome = run(
+    return run_flow(
         settings,
-        copy_and_show,
-        drains=True,
-        afterwards="what has arrived is durable; the same command goes on from there",
+        lambda: request,
+        progress=progress,
+        metrics=metrics_address(metrics, allow_plaintext=request.allow_plaintext),
+        state=state,
+        follows=request.mode != "copy",
     )
-    reasons = dead_letter_reasons(state, outcome.flow, outcome.run.run) if outcome.exit_code else ()
-    return sync_answer(outcome, reasons)
 
 
 @click.command("cancel", cls=DsyncCommand, short_help="End a flow's run; only `resume` and --again go on with it.")

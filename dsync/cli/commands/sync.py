@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -22,10 +21,6 @@ from dsync.cli.options import (
     sync_request,
 )
 from dsync.cli.settings import Settings
-from dsync.cli.summary import sync_answer
-
-if TYPE_CHECKING:
-    from dsync.app.sync import SyncOutcome
 
 
 @click.command("sync", cls=DsyncCommand, short_help="Copy SOURCE to SINK and follow its changes.")
@@ -74,28 +69,15 @@ def sync(
             settings, ctx, f"--on-existing {options['on_existing']} {what} tables at the sink, with all their rows."
         )
 
-    from dsync.cli.running import count_plugins, run
+    from dsync.cli.running import count_plugins
+    from dsync.cli.syncing import run_flow
 
-    address = metrics_address(metrics, allow_plaintext=options["allow_plaintext"])
-
-    async def copy_and_show(stopping: asyncio.Event) -> SyncOutcome:
-        from dsync.app.sync import sync as run_sync
-        from dsync.cli.showing import observing
-
-        request = sync_request(options, source=source, sink=sink, verify=verify)
-        with observing(settings, progress, address) as emit:
-            return await run_sync(request, emit, stopping)
-
-    outcome = run(
+    return run_flow(
         settings,
-        copy_and_show,
-        drains=True,
-        afterwards="what has arrived is durable; the same command goes on from there"
-        + ("" if options["mode"] == "copy" else ", until when the source keeps its log (`dsync reset` lets go of it)"),
+        lambda: sync_request(options, source=source, sink=sink, verify=verify),
+        progress=progress,
+        metrics=metrics_address(metrics, allow_plaintext=options["allow_plaintext"]),
+        state=options["state"] or "",
+        follows=options["mode"] != "copy",
         plugins=count_plugins(options["attach"], source, sink),
-        imports="dsync.app.sync",
     )
-    from dsync.app.status import dead_letter_reasons
-
-    reasons = dead_letter_reasons(options["state"] or "", outcome.flow, outcome.run.run) if outcome.exit_code else ()
-    return sync_answer(outcome, reasons)

@@ -7,6 +7,9 @@ from dsync.protocol.types import ChangeFrame, Operation
 
 _MOVE = bytes([Operation.MOVE])
 
+FOR_EVER = 1 << 64
+"""After every transaction."""
+
 
 class Ahead:
     """Which keys are ahead, and until where.
@@ -17,9 +20,10 @@ class Ahead:
     without this, a source whose keys change all the time would have records read again for ever.
     """
 
-    def __init__(self, *, rest_is_exact: bool = True) -> None:
+    def __init__(self, *, all_until: int) -> None:
+        """Of every record it is in doubt whether it is ahead of transactions up to there; 0 after an exact copy."""
         self._until: dict[tuple[str, bytes], int] = {}
-        self._rest_is_exact = rest_is_exact
+        self._all_until = all_until
         self.position = 0
         """The source's own, of the latest moment that a record was read again at."""
 
@@ -31,15 +35,14 @@ class Ahead:
 
     def rest_is_exact(self) -> None:
         """From now on every other record is as old as the next change."""
-        self._rest_is_exact = True
+        self._all_until = 0
 
-    def reaches(self, transaction: int) -> bool:
-        """A record is ahead of this transaction's changes, or may be."""
-        return not self._rest_is_exact or self.position >= transaction
-
-    def is_exact(self, changes: ChangeFrame, transaction: int) -> bool:
-        """The records that these changes, up to this transaction, find at the sink are those that they were made of."""
-        if not self._rest_is_exact or changes.operations != _MOVE:
+    def overlaps(self, changes: ChangeFrame, transaction: int) -> bool:
+        """A record that changes up to this transaction find at the sink may not be the one they were made of."""
+        if self._all_until >= transaction:
+            return True
+        if self.position < transaction:
             return False
-        keys = frames.keys_of(changes, 0)
-        return keys is not None and all(self._until.get(key, 0) < transaction for key in keys)
+        # The others are written by key with no loss, and are many: only of a lone move it is asked which key it is.
+        keys = frames.keys_of(changes, 0) if changes.operations == _MOVE else None
+        return keys is None or any(self._until.get(key, 0) >= transaction for key in keys)

@@ -41,11 +41,11 @@ class Applier:
     """Read these changes again at the source; returns all changes with the whole ones in their place."""
     stop_namespace: Callable[[str, str], Awaitable[None]]
     """Record that none of a namespace's changes is applied any more, with the reason."""
+    ahead: Ahead
+    """What is newer at the sink than the changes that are applied: they are written by key then."""
     skips: Skips = field(default_factory=Skips)
     columns_of: Callable[[str], frozenset[str]] = lambda namespace: frozenset()
     """What a namespace was copied with: without one of these its rows at the sink would go on having old values."""
-    ahead: Ahead = field(default_factory=Ahead)
-    """What is newer at the sink than the changes that are applied: they are written by key then."""
     in_one: bool = False
     """Each round is one transaction at the sink."""
 
@@ -181,7 +181,7 @@ class Applier:
             context=first.context(self.flow, self.run, position),
             frame=changes,
             targets=tuple(self.target_of(relation.namespace) for relation in changes.relations),
-            overlap=self.ahead.reaches(position.place[0]) and not self.ahead.is_exact(changes, position.place[0]),
+            overlap=self.ahead.overlaps(changes, position.place[0]),
             in_order=in_order,
             also=tuple(lane.context(self.flow, self.run, position) for lane in others),
         )

@@ -16,7 +16,7 @@ from dsync.coordinator.events import ConsistencyReached, NamespaceStopped, Strea
 from dsync.coordinator.following import Following
 from dsync.coordinator.plan import CopyPlan
 from dsync.coordinator.retries import Retries
-from dsync.coordinator.stream.ahead import Ahead
+from dsync.coordinator.stream.ahead import FOR_EVER, Ahead
 from dsync.coordinator.stream.applier import Applier
 from dsync.coordinator.stream.follower import Follower
 from dsync.coordinator.stream.intake import Intake, beside, order_of
@@ -84,7 +84,7 @@ class Stream:
     async def reach_consistency(self) -> None:
         """Over a copy that overlaps: apply changes by key until the sink equals the source. Repeatable."""
         applier = self.follower.applier
-        applier.ahead = Ahead(rest_is_exact=False)
+        applier.ahead = Ahead(all_until=FOR_EVER)
         position = await self.pass_mark()
         applier.ahead.rest_is_exact()
         while applier.ahead.position > position:
@@ -176,6 +176,10 @@ class Stream:
         """Changes with those in the place of some that their records have become since."""
         indexes = [item.index for item in incomplete]
         answer = await self._read_again(frames.pick(changes, indexes))
+        if self.following.consistent_at is not None and answer.position > self.following.ahead_until:
+            # Until consistency is reached, whoever goes on takes every record for one that may be ahead.
+            self.following = replace(self.following, ahead_until=answer.position)
+            await self.context.journal.set_following(self.following)
         for index in indexes:
             self.follower.applier.ahead.add(changes, index, answer.position)
         return frames.replaced(
@@ -289,6 +293,7 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
             bury=_refuse,
             complete=lambda changes, incomplete: made[0].complete(changes, incomplete),
             stop_namespace=lambda namespace, reason: made[0].stop_namespace(namespace, reason),
+            ahead=Ahead(all_until=following.ahead_until),
             columns_of=lambda namespace: columns.get(namespace, frozenset()),
         )
         follower = Follower(

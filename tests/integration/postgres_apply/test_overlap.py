@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from dsync.coordinator.stream.ahead import Ahead
+from dsync.coordinator.stream.ahead import FOR_EVER, Ahead
 from dsync.protocol import frames
 from dsync.sdk import errors, types
 from tests.integration.postgres_apply.completing import completed
@@ -207,7 +207,7 @@ class Replay:
     """What concerns more than one key stands alone; a sink has to bear it among others too."""
     re_read: int = 0
     """How many changes were completed."""
-    ahead: Ahead = field(default_factory=Ahead)
+    ahead: Ahead = field(default_factory=lambda: Ahead(all_until=FOR_EVER))
 
     async def apply(self, frame: types.ChangeFrame, transaction: int = 0) -> None:
         while True:
@@ -215,7 +215,7 @@ class Replay:
                 context=self.applier.sink.context(LANE),
                 frame=frame,
                 targets=tuple(relation.namespace for relation in frame.relations),
-                overlap=not self.ahead.is_exact(frame, transaction),
+                overlap=self.ahead.overlaps(frame, transaction),
                 in_order=self.in_order,
             )
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsync.coordinator.stream.ahead import Ahead
+from dsync.coordinator.stream.ahead import FOR_EVER, Ahead
 from dsync.protocol.types import ChangeFrame, ChangeRelation, ChangeType, Operation
 
 
@@ -21,35 +21,37 @@ def change(operation: Operation, key: int, *, old: int | None = None, namespace:
 
 
 def test_after_an_exact_copy_nothing_is_ahead() -> None:
-    assert not Ahead().reaches(1)
+    assert not Ahead(all_until=0).overlaps(change(Operation.UPDATE, 9), 1)
 
 
 def test_while_pages_overlap_everything_may_be() -> None:
-    ahead = Ahead(rest_is_exact=False)
-    assert ahead.reaches(10**9)
-    assert not ahead.is_exact(change(Operation.MOVE, 1, old=2), 10**9)
+    assert Ahead(all_until=FOR_EVER).overlaps(change(Operation.MOVE, 1, old=2), 10**18)
+
+
+def test_whoever_goes_on_takes_everything_for_ahead_until_the_last_record_that_was_read_again() -> None:
+    ahead = Ahead(all_until=50)
+    assert ahead.overlaps(change(Operation.MOVE, 1, old=2), 50)
+    assert not ahead.overlaps(change(Operation.MOVE, 1, old=2), 51)
 
 
 def test_a_record_that_was_read_again_is_ahead_until_there() -> None:
-    ahead = Ahead()
+    ahead = Ahead(all_until=0)
     ahead.add(change(Operation.MOVE, 1, old=2), 0, 50)
     assert ahead.position == 50
-    assert ahead.reaches(50)
-    assert not ahead.reaches(51)
+    assert ahead.overlaps(change(Operation.UPDATE, 9), 50), (
+        "what is no lone move is written by key, whatever its key is"
+    )
+    assert not ahead.overlaps(change(Operation.UPDATE, 1), 51)
 
 
 def test_a_move_is_exact_unless_either_of_its_keys_is_ahead() -> None:
     """Equal keys of other namespaces are other keys; a source that does not tell the old key leaves it in doubt."""
-    ahead = Ahead(rest_is_exact=False)
+    ahead = Ahead(all_until=FOR_EVER)
     ahead.add(change(Operation.MOVE, 1, old=2), 0, 50)
     ahead.rest_is_exact()
-    assert not ahead.is_exact(change(Operation.MOVE, 1, old=9), 40)
-    assert not ahead.is_exact(change(Operation.MOVE, 9, old=2), 40)
-    assert ahead.is_exact(change(Operation.MOVE, 9, old=2), 51)
-    assert ahead.is_exact(change(Operation.MOVE, 8, old=9), 40)
-    assert ahead.is_exact(change(Operation.MOVE, 1, old=2, namespace="b"), 40)
-    assert not ahead.is_exact(change(Operation.MOVE, 8), 40)
-
-
-def test_what_is_no_move_is_written_by_key() -> None:
-    assert not Ahead().is_exact(change(Operation.UPDATE, 9), 1)
+    assert ahead.overlaps(change(Operation.MOVE, 1, old=9), 40)
+    assert ahead.overlaps(change(Operation.MOVE, 9, old=2), 40)
+    assert not ahead.overlaps(change(Operation.MOVE, 9, old=2), 51)
+    assert not ahead.overlaps(change(Operation.MOVE, 8, old=9), 40)
+    assert not ahead.overlaps(change(Operation.MOVE, 1, old=2, namespace="b"), 40)
+    assert ahead.overlaps(change(Operation.MOVE, 8), 40)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dsync.coordinator.retries import Retries
 from dsync.coordinator.stream import applier as applying
+from dsync.coordinator.stream.ahead import Ahead
 from dsync.coordinator.stream.applier import Applier
 from dsync.coordinator.stream.lanes import Lane, kept_by_all
 from dsync.coordinator.stream.position import Position
@@ -32,6 +33,7 @@ class Life:
         self.buried = list[bytes]()
         self.stopped = dict[str, str]()
         self.applier = Applier(
+            ahead=Ahead(all_until=0),
             flow="f",
             run="r",
             sink=sink,
