@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo generate fmt lint types imports drift unit contract integration crash test check bench clean
+.PHONY: help setup demo generate fmt lint types imports drift unit contract integration crash chaos test check bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ integration: setup ## Tests on real servers
 
 crash: setup ## Processes killed at named points and at random times
 	@$(BIN)/pytest tests/crash -q -n 2
+
+chaos: setup ## Minutes of random writes and faults under a flow: CHAOS_SEED, CHAOS_MINUTES
+	@$(BIN)/python -m tests.chaos.run
 
 test: setup ## All tests
 	@$(BIN)/pytest -q -n 2 --dist worksteal
