@@ -144,6 +144,11 @@ class PostgresConnector(Connector):
     async def open_plan(self, namespaces: Sequence[str], *, updates: bool = False, wait_s: float = 0.0) -> types.Plan:
         return await self._source.open_plan(namespaces, updates=updates, wait_s=wait_s)
 
+    async def join_plan(
+        self, namespaces: Sequence[str], stream: types.UpdatesPartition, *, wait_s: float = 0.0
+    ) -> types.JoinedPlan:
+        return await self._source.join_plan(namespaces, stream, wait_s=wait_s)
+
     async def resume_plan(
         self,
         snapshot: bytes,

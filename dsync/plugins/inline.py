@@ -57,6 +57,7 @@ _WORK = (
     "forget_flow",
     "release_changes",
     "open_plan",
+    "join_plan",
     "resume_plan",
     "describe",
     "get_finish_data",

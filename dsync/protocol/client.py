@@ -38,6 +38,7 @@ from dsync.protocol.types import (
     FinishStep,
     FlowManifest,
     Info,
+    JoinedPlan,
     KeyRange,
     LsnPosition,
     Page,
@@ -374,6 +375,17 @@ class RemoteConnector(Connector):
             timeout_s=self._deadlines.work_s,
         )
         return flows.opened_plan_from_pb(answer)
+
+    async def join_plan(
+        self, namespaces: Sequence[str], stream: UpdatesPartition, *, wait_s: float = 0.0
+    ) -> JoinedPlan:
+        answer = await self._link.call(
+            lambda s: s.plan.JoinPlan,
+            dsync.JoinPlanRequest(namespaces=namespaces, stream=values.updates_partition_to_pb(stream), wait_s=wait_s),
+            method="JoinPlan",
+            timeout_s=self._deadlines.work_s,
+        )
+        return flows.joined_plan_from_pb(answer)
 
     async def resume_plan(
         self,

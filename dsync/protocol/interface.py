@@ -24,6 +24,7 @@ from dsync.protocol.types import (
     FinishStep,
     FlowManifest,
     Info,
+    JoinedPlan,
     KeyRange,
     LsnPosition,
     Page,
@@ -170,6 +171,15 @@ class Connector:
         """
         raise _unsupported(self, "OpenPlan")
 
+    async def join_plan(
+        self, namespaces: Sequence[str], stream: UpdatesPartition, *, wait_s: float = 0.0
+    ) -> JoinedPlan:
+        """Namespaces that join a stream while it is followed, under a snapshot that fits a place in it. Repeatable.
+
+        The snapshot of an earlier call, if it is still held, is let go.
+        """
+        raise _unsupported(self, "JoinPlan")
+
     async def resume_plan(
         self,
         snapshot: bytes,
@@ -283,7 +293,7 @@ class Transform:
 SERVICE_METHODS = {
     "PageService": ("read_page", "write_page"),
     "LedgerService": ("open_units", "read_units", "save_manifest", "find_manifests", "clear_namespace", "forget_flow"),
-    "PlanService": ("open_plan", "resume_plan", "close_plan"),
+    "PlanService": ("open_plan", "join_plan", "resume_plan", "close_plan"),
     "SchemaService": ("describe", "get_finish_data", "prepare", "finish"),
     "ChangeService": (
         "stream_changes",

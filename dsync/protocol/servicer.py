@@ -295,6 +295,12 @@ class _PlanServicer(dsync_grpc.PlanServiceServicer):
         plan = await self._connector.open_plan(list(request.namespaces), updates=request.updates, wait_s=request.wait_s)
         return flows.opened_plan_to_pb(plan)
 
+    async def JoinPlan(self, request: dsync.JoinPlanRequest, context: object) -> dsync.JoinPlanResponse:
+        stream = values.updates_partition_from_pb(request.stream)
+        return flows.joined_plan_to_pb(
+            await self._connector.join_plan(list(request.namespaces), stream, wait_s=request.wait_s)
+        )
+
     async def ResumePlan(self, request: dsync.ResumePlanRequest, context: object) -> dsync.ResumePlanResponse:
         return flows.resumed_plan_to_pb(await self._connector.resume_plan(*flows.resume_plan_from_pb(request)))
 

@@ -220,6 +220,19 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedPlan:
+    """Namespaces that join a stream while it is followed."""
+
+    stream: UpdatesPartition
+    """What is followed from now on."""
+    partitions: tuple[Partition, ...] = ()
+    snapshot: bytes = b""
+    """Names the snapshot all pages are read from; empty: the stream has to be opened anew, as `stream` says, first."""
+    seen_through: int = 0
+    """The pages have every transaction up to this one: their changes in those are left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CopiedPartition:
     partition: Partition
     cursor: bytes = b""

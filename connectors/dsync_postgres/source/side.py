@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from dsync.sdk import PluginContext, errors, types
 from dsync_postgres import large_objects as large
@@ -32,6 +33,7 @@ from dsync_postgres.source.check import check_source
 from dsync_postgres.source.cursors import PageCursor, PartitionCursor
 from dsync_postgres.source.description import DIALECT, Describer
 from dsync_postgres.source.followed import open_followed_plan
+from dsync_postgres.source.joining import join_stream
 from dsync_postgres.source.openplan import OpenPlan, look, open_plan, tables_of
 from dsync_postgres.source.overlap import Overlap
 from dsync_postgres.source.pages import CopiedPage, PageRead, RewrittenError, changed
@@ -89,14 +91,7 @@ class SourceSide:
         """
         names = [TableName.parse(namespace) for namespace in namespaces]
         async with self._planning:
-            described = self._described.pop(self._flow, None)
-            if described is not None and not described.is_held:
-                await described.close()
-                # What was described may have been altered since, and nothing would tell.
-                raise errors.ConflictError(
-                    "planning the copy: the session that held the moment at which the schema was read has ended; it is "
-                    "read again"
-                )
+            described = await self._take_described()
             if not updates:
                 plan = await open_plan(self._sessions, tables_of(names), described)
                 await self._install(plan)
@@ -115,6 +110,43 @@ class SourceSide:
                 snapshot=followed.plan.snapshot.encode(),
                 overlaps=followed.overlaps,
                 position=followed.position.end_lsn,
+            )
+
+    async def _take_described(self) -> Holder | None:
+        """The snapshot that the schema was read under, for whoever goes on with it."""
+        described = self._described.pop(self._flow, None)
+        if described is not None and not described.is_held:
+            await described.close()
+            # What was described may have been altered since, and nothing would tell.
+            raise errors.ConflictError(
+                "planning the copy: the session that held the moment at which the schema was read has ended; it is "
+                "read again"
+            )
+        return described
+
+    async def join_plan(
+        self, namespaces: Sequence[str], stream: types.UpdatesPartition, *, wait_s: float = 0.0
+    ) -> types.JoinedPlan:
+        """Tables that join a stream while it is followed, under the snapshot of a temporary slot; see `join_stream`.
+
+        Raises:
+            ConflictError: the snapshot that the schema was described under is lost; describe it again.
+        """
+        names = [TableName.parse(namespace) for namespace in namespaces]
+        joined = replace(stream, namespaces=tuple(dict.fromkeys((*stream.namespaces, *namespaces))))
+        async with self._planning:
+            described = await self._take_described()
+            followed = frozenset(map(TableName.parse, stream.namespaces))
+            plan = await join_stream(self._sessions, tables_of(names), followed, described, wait_s=wait_s)
+            if plan is None:
+                return types.JoinedPlan(stream=joined)
+            # Checksums go on seeing the present: what is followed beside it moves on.
+            await self._install(plan, is_shown=False)
+            return types.JoinedPlan(
+                stream=joined,
+                partitions=await plan.partitions(names, self._sessions),
+                snapshot=plan.snapshot.encode(),
+                seen_through=plan.seen_through,
             )
 
     async def resume_plan(
@@ -194,11 +226,11 @@ class SourceSide:
         await self._install(plan)
         return plan
 
-    async def _install(self, plan: OpenPlan) -> None:
+    async def _install(self, plan: OpenPlan, *, is_shown: bool = True) -> None:
         before = self._plans.get(self._flow)
         self._plans[self._flow] = plan
         # Checksums and counts see what the copy sees.
-        self._sessions.snapshot_name = plan.snapshot.name
+        self._sessions.snapshot_name = plan.snapshot.name if is_shown else ""
         if before is not None:
             await before.holder.close()
 

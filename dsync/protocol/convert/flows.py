@@ -62,6 +62,24 @@ def opened_plan_from_pb(message: dsync.OpenPlanResponse) -> t.Plan:
     )
 
 
+def joined_plan_to_pb(plan: t.JoinedPlan) -> dsync.JoinPlanResponse:
+    return dsync.JoinPlanResponse(
+        partitions=map(partition_to_pb, plan.partitions),
+        snapshot=plan.snapshot,
+        stream=updates_partition_to_pb(plan.stream),
+        seen_through=plan.seen_through,
+    )
+
+
+def joined_plan_from_pb(message: dsync.JoinPlanResponse) -> t.JoinedPlan:
+    return t.JoinedPlan(
+        stream=updates_partition_from_pb(message.stream),
+        partitions=tuple(map(partition_from_pb, message.partitions)),
+        snapshot=message.snapshot,
+        seen_through=message.seen_through,
+    )
+
+
 def resume_plan_to_pb(
     snapshot: bytes, partitions: Sequence[t.CopiedPartition], updates_partitions: Sequence[t.UpdatesPartition]
 ) -> dsync.ResumePlanRequest:

@@ -40,6 +40,7 @@ PAIRS: list[Pair] = [
     (t.ChangeStatus, changes.change_status_to_pb, changes.change_status_from_pb),
     (t.PlanRequest, flows.plan_request_to_pb, flows.plan_request_from_pb),
     (t.Plan, flows.opened_plan_to_pb, flows.opened_plan_from_pb),
+    (t.JoinedPlan, flows.joined_plan_to_pb, flows.joined_plan_from_pb),
     (t.ResumedPlan, flows.resumed_plan_to_pb, flows.resumed_plan_from_pb),
     (t.FlowManifest, flows.manifest_to_pb, flows.manifest_from_pb),
     (t.DescribeRequest, schema.describe_to_pb, schema.describe_from_pb),

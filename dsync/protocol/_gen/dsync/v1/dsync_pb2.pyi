@@ -1081,6 +1081,80 @@ class OpenPlanResponse(_message.Message):
 Global___OpenPlanResponse: _TypeAlias = OpenPlanResponse  # noqa: Y015
 
 @_typing.final
+class JoinPlanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    WAIT_S_FIELD_NUMBER: _builtins.int
+    wait_s: _builtins.float
+    """How long transactions that are open may keep it waiting; 0: as long as the
+    source finds right.
+    """
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is to be copied beside a stream that is followed already, new
+        namespaces or such as it had before.
+        """
+
+    @_builtins.property
+    def stream(self) -> _adiom_pb2.UpdatesPartition:
+        """As it is followed now."""
+
+    def __init__(
+        self,
+        *,
+        namespaces: _abc.Iterable[_builtins.str] | None = ...,
+        stream: _adiom_pb2.UpdatesPartition | None = ...,
+        wait_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stream", b"stream"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespaces", b"namespaces", "stream", b"stream", "wait_s", b"wait_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinPlanRequest: _TypeAlias = JoinPlanRequest  # noqa: Y015
+
+@_typing.final
+class JoinPlanResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    SEEN_THROUGH_FIELD_NUMBER: _builtins.int
+    snapshot: _builtins.bytes
+    """Names the snapshot all pages are read from. Empty: the stream has to be
+    opened anew, as `stream` says, before the same is asked again.
+    """
+    seen_through: _builtins.int
+    """The pages have every transaction up to this one: changes in those are left
+    out, and all later ones are in the stream.
+    """
+    @_builtins.property
+    def partitions(self) -> _containers.RepeatedCompositeFieldContainer[_adiom_pb2.Partition]: ...
+    @_builtins.property
+    def stream(self) -> _adiom_pb2.UpdatesPartition:
+        """What is followed from now on."""
+
+    def __init__(
+        self,
+        *,
+        partitions: _abc.Iterable[_adiom_pb2.Partition] | None = ...,
+        snapshot: _builtins.bytes = ...,
+        stream: _adiom_pb2.UpdatesPartition | None = ...,
+        seen_through: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stream", b"stream"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partitions", b"partitions", "seen_through", b"seen_through", "snapshot", b"snapshot", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinPlanResponse: _TypeAlias = JoinPlanResponse  # noqa: Y015
+
+@_typing.final
 class CopiedPartition(_message.Message):
     """What of a namespace has arrived."""
 

@@ -662,6 +662,11 @@ class PlanServiceStub:
                 request_serializer=dsync_dot_v1_dot_dsync__pb2.OpenPlanRequest.SerializeToString,
                 response_deserializer=dsync_dot_v1_dot_dsync__pb2.OpenPlanResponse.FromString,
                 _registered_method=True)
+        self.JoinPlan = channel.unary_unary(
+                '/dsync.v1.PlanService/JoinPlan',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.JoinPlanRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.JoinPlanResponse.FromString,
+                _registered_method=True)
         self.ResumePlan = channel.unary_unary(
                 '/dsync.v1.PlanService/ResumePlan',
                 request_serializer=dsync_dot_v1_dot_dsync__pb2.ResumePlanRequest.SerializeToString,
@@ -679,6 +684,14 @@ class PlanServiceServicer:
 
     def OpenPlan(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def JoinPlan(self, request, context):
+        """For namespaces that join a stream while it is followed: opens a snapshot
+        of them that fits a place in it. One is open at a time.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -706,6 +719,11 @@ def add_PlanServiceServicer_to_server(servicer, server):
                     servicer.OpenPlan,
                     request_deserializer=dsync_dot_v1_dot_dsync__pb2.OpenPlanRequest.FromString,
                     response_serializer=dsync_dot_v1_dot_dsync__pb2.OpenPlanResponse.SerializeToString,
+            ),
+            'JoinPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.JoinPlan,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.JoinPlanRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.JoinPlanResponse.SerializeToString,
             ),
             'ResumePlan': grpc.unary_unary_rpc_method_handler(
                     servicer.ResumePlan,
@@ -745,6 +763,33 @@ class PlanService:
             '/dsync.v1.PlanService/OpenPlan',
             dsync_dot_v1_dot_dsync__pb2.OpenPlanRequest.SerializeToString,
             dsync_dot_v1_dot_dsync__pb2.OpenPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JoinPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.PlanService/JoinPlan',
+            dsync_dot_v1_dot_dsync__pb2.JoinPlanRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.JoinPlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -230,6 +230,10 @@ class PlanServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PlanServiceAsyncStub: ...
     OpenPlan: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.OpenPlanRequest, _dsync_pb2.OpenPlanResponse]
+    JoinPlan: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.JoinPlanRequest, _dsync_pb2.JoinPlanResponse]
+    """For namespaces that join a stream while it is followed: opens a snapshot
+    of them that fits a place in it. One is open at a time.
+    """
     ResumePlan: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.ResumePlanRequest, _dsync_pb2.ResumePlanResponse]
     """After a snapshot was lost: opens a new one and says what may stay."""
     ClosePlan: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.ClosePlanRequest, _dsync_pb2.ClosePlanResponse]
@@ -242,6 +246,10 @@ class PlanServiceStub:
 class PlanServiceAsyncStub(PlanServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     OpenPlan: _aio.UnaryUnaryMultiCallable[_dsync_pb2.OpenPlanRequest, _dsync_pb2.OpenPlanResponse]  # type: ignore[assignment]
+    JoinPlan: _aio.UnaryUnaryMultiCallable[_dsync_pb2.JoinPlanRequest, _dsync_pb2.JoinPlanResponse]  # type: ignore[assignment]
+    """For namespaces that join a stream while it is followed: opens a snapshot
+    of them that fits a place in it. One is open at a time.
+    """
     ResumePlan: _aio.UnaryUnaryMultiCallable[_dsync_pb2.ResumePlanRequest, _dsync_pb2.ResumePlanResponse]  # type: ignore[assignment]
     """After a snapshot was lost: opens a new one and says what may stay."""
     ClosePlan: _aio.UnaryUnaryMultiCallable[_dsync_pb2.ClosePlanRequest, _dsync_pb2.ClosePlanResponse]  # type: ignore[assignment]
@@ -257,6 +265,16 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dsync_pb2.OpenPlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dsync_pb2.OpenPlanResponse, _abc.Awaitable[_dsync_pb2.OpenPlanResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def JoinPlan(
+        self,
+        request: _dsync_pb2.JoinPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.JoinPlanResponse, _abc.Awaitable[_dsync_pb2.JoinPlanResponse]]:
+        """For namespaces that join a stream while it is followed: opens a snapshot
+        of them that fits a place in it. One is open at a time.
+        """
 
     @_abc_1.abstractmethod
     def ResumePlan(
