@@ -57,7 +57,7 @@ async def choose_run(store: Store, flow: FlowRow, spec: FlowSpec, source: End, s
         StateOutrunError: another coordinator has gone further with the run than this state knows.
     """
     stands = in_mode(
-        await examine(store, flow.flow, sink, again=again), flow.name or flow.flow, follows=spec.follows, again=again
+        await examine(store, flow.flow, sink, again=again), flow.name or flow.flow, mode=spec.mode, again=again
     )
     if stands.adopts and stands.record is not None:
         source.check_same(stands.record.kept.source_id)

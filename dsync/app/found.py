@@ -86,7 +86,7 @@ async def find_flow(store: Store | None, request: SyncRequest, spec: FlowSpec, m
         stands = in_mode(
             await examine(store, known.flow, meeting.sink, again=request.again),
             known.name or known.flow,
-            follows=request.mode != "copy",
+            mode=request.mode,
             again=request.again,
         )
     else:

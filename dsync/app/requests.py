@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from dsync.coordinator.spec import MIB, DataType
+from dsync.coordinator.spec import MIB, DataType, Mode
 from dsync.protocol.namespaces import Selection
 
 LoadLevel = Literal["low", "medium", "high"]
@@ -68,7 +68,7 @@ class EndsRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncRequest(EndsRequest):
-    mode: Literal["full", "copy"] = "copy"
+    mode: Mode = "copy"
     until_caught_up: bool = False
     """End once everything that was committed when streaming began has been applied."""
     slot_timeout_s: float = 60.0

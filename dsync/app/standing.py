@@ -17,6 +17,7 @@ from dsync.coordinator.following import Following
 from dsync.coordinator.manifest import Manifest, RunEnd, decode_manifest
 from dsync.coordinator.places import read_places
 from dsync.coordinator.plan import CopyPlan
+from dsync.coordinator.spec import Mode
 from dsync.protocol.errors import PermanentError, RequestError, SinkNotEmptyError
 from dsync.protocol.types import FlowManifest
 from dsync.state import NamespaceState, Phase, RunRow, UnitKind
@@ -133,24 +134,31 @@ async def examine(store: Store, flow: str, sink: End, *, again: bool) -> FlowSta
     return _earlier_run(store, latest, record)
 
 
-def in_mode(stands: FlowStanding, flow: str, *, follows: bool, again: bool) -> FlowStanding:
-    """The same for a command that asks to follow, or not to: what was only copied is copied again under a slot.
+def in_mode(stands: FlowStanding, flow: str, *, mode: Mode, again: bool) -> FlowStanding:
+    """The same for a command that asks for a mode: what was only copied is copied again under a slot to be followed.
 
     Raises:
-        RequestError: the flow is followed, and a copy alone was asked for.
+        RequestError: the flow is followed, and a copy alone was asked for; or nothing was to be copied, and what lies
+            between the rows at the sink and the changes to come would be missing.
     """
+    wanted = mode
     run, record = stands.run, stands.record
     if stands.adopts and record is not None and record.has_plan:
-        mode: str = record.kept.spec.mode
+        mode = record.kept.spec.mode
         following, begun = record.kept.plan.following, record.run
         has_failed = False
     elif run is not None and is_planned(run):
         kept = run.extra.get("following")
-        mode, following, begun = run.mode, Following.of_json(kept) if kept else None, run.run
+        mode, following, begun = _mode_of(run), Following.of_json(kept) if kept else None, run.run
         has_failed = run.phase is Phase.FAILED
+    elif run is not None and run.mode != mode and stands.standing is Standing.GOES_ON:
+        # It never came to a plan, and a run is judged by its mode for good.
+        return replace(stands, standing=Standing.NEW)
     else:
         return stands
-    if not follows:
+    if "stream" in (mode, wanted):
+        _refuse_gap(stands, flow, mode=mode, wanted=wanted, following=following, again=again)
+    if wanted == "copy":
         if mode != "copy":
             raise RequestError(
                 f"flow {flow} follows its source: leave --mode copy out and it goes on, or forget it with `dsync reset "
@@ -163,6 +171,32 @@ def in_mode(stands: FlowStanding, flow: str, *, follows: bool, again: bool) -> F
     has_arrived = following is not None and following.consistent_at is not None
     is_over = mode == "copy" or (again and (has_arrived or has_failed))
     return replace(stands, standing=Standing.AGAIN, again_from=begun) if is_over else stands
+
+
+def _mode_of(run: RunRow) -> Mode:
+    return "copy" if run.mode == "copy" else "stream" if run.mode == "stream" else "full"
+
+
+def _refuse_gap(
+    stands: FlowStanding, flow: str, *, mode: Mode, wanted: Mode, following: Following | None, again: bool
+) -> None:
+    """Raise RequestError where a stream without a copy would leave out what was written before it begins."""
+    if mode == "copy":
+        raise RequestError(
+            f"flow {flow} has copied, and what was written since is in no stream that begins now: --mode full reads "
+            "again what has changed and then follows. Another name (--flow) makes another flow of the same ends, for "
+            "those who know that nothing was written in between"
+        )
+    if mode == "full" and (again or following is None or following.consistent_at is None):
+        why = "--again copies what has changed" if again else "it has not copied everything yet"
+        raise RequestError(f"flow {flow} copies and then follows, and {why}: leave --mode stream out, and it goes on")
+    if mode == "stream" and (again or stands.standing is Standing.AGAIN or stands.setback):
+        why = stands.setback or "--again would begin behind changes that nobody has applied"
+        raise RequestError(
+            f"flow {flow} follows without having copied, and {why}: what is missing at the sink cannot be known. "
+            f"Forget the flow with `dsync reset {flow}`; then either copy anew (--mode full), or bring the sink to the "
+            "source's state by other means and begin again"
+        )
 
 
 async def examine_lost(

@@ -196,8 +196,8 @@ def flow_options() -> Callable[[Any], Any]:
         click.option(
             "--mode",
             type=click.Choice(["full", "copy", "stream"]),
-            help="What to do: copy, then follow the source's changes (full, the default), or copy once; stream comes"
-            " with a later version.",
+            help="What to do: copy, then follow the source's changes (full, the default); copy once; or follow alone,"
+            " into tables that hold the rows already (stream).",
         ),
         click.option(
             "--flow",
@@ -313,12 +313,12 @@ def require_ends(ctx: click.Context, source: str | None, sink: str | None) -> tu
     return source, sink
 
 
-def require_known_mode(ctx: click.Context, mode: str | None) -> None:
-    """Refuse, before anything is contacted, what this version cannot do."""
-    if mode == "stream":
+def require_fitting_mode(ctx: click.Context, options: Mapping[str, Any]) -> None:
+    """Refuse, before anything is contacted, what does not go together."""
+    if options["mode"] == "stream" and options["on_existing"] not in (None, "append"):
         raise click.UsageError(
-            "--mode stream follows changes into a sink that was filled by others, which this version of dsync cannot "
-            "do yet; --mode full copies first",
+            f"--on-existing {options['on_existing']} is about tables that are copied into, and --mode stream copies "
+            "nothing: leave one of them out",
             ctx,
         )
 

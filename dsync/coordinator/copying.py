@@ -61,7 +61,8 @@ class Copying:
             SnapshotLostError, UnitLostError: several times running not one page could be copied before it was lost
                 again.
         """
-        await self.context.enter(Phase.COPYING)
+        if plan.copies:
+            await self.context.enter(Phase.COPYING)
         fruitless = 0
         while True:
             plan = await self._reconcile(plan)

@@ -28,7 +28,7 @@ from dsync.protocol.types import (
     SchemaDescription,
     Severity,
 )
-from dsync.state import NamespaceRow, UnitKind, UnitRow, finish_units, lane_units, partition_units
+from dsync.state import NamespaceRow, NamespaceState, UnitKind, UnitRow, finish_units, lane_units, partition_units
 
 
 class CheckFailedError(PermanentError):
@@ -63,6 +63,11 @@ class CopyPlan:
     @property
     def steps(self) -> tuple[UnitRow, ...]:
         return tuple(unit for unit in self.units if unit.kind is UnitKind.FINISH)
+
+    @property
+    def copies(self) -> bool:
+        """There is something to be read; else the sink had the rows before."""
+        return any(unit.kind is UnitKind.PARTITION for unit in self.units)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +115,8 @@ class Planner:
         # The snapshot before anything is read or created, so that a change in between is in no doubt.
         copied = tuple(item for item in description.namespaces if item.namespace in mapping and not item.rowless)
         plan = await self._open_plan([item.namespace for item in copied], follows=follows)
+        if not self.spec.copies:
+            copied, mapping, plan = self._only_followed(description, copied, mapping, plan)
         try:
             prepared = await self._prepare(description, mapping, dry_run=True, again=again)
             findings = (*description.findings, *prepared.findings)
@@ -134,7 +141,7 @@ class Planner:
             described = SchemaDescription(namespaces=tuple(NamespaceDescription(namespace=name) for name in names))
             return described, self.spec.selection.of(names)
         dialect = ""
-        if self.sink.serves("SchemaService") and self.spec.schema_mode == "copy":
+        if self.sink.serves("SchemaService") and self._makes_schema:
             dialect = self.sink.extensions.schema_dialect
         description = await self.source.connector.describe(
             DescribeRequest(definition_for=dialect, peer_version=self.sink.info.version)
@@ -143,6 +150,31 @@ class Planner:
         others = {item.namespace for item in description.namespaces} - set(chosen)
         findings = tuple(finding for finding in description.findings if finding.object not in others)
         return replace(description, findings=findings), chosen
+
+    @property
+    def _makes_schema(self) -> bool:
+        return self.spec.schema_mode == "copy" and self.spec.copies
+
+    @property
+    def _policy(self) -> OnExisting:
+        # The rows that are there are those that changes are applied to.
+        return self.spec.on_existing_policy if self.spec.copies else OnExisting.APPEND
+
+    def _only_followed(
+        self,
+        description: SchemaDescription,
+        copied: tuple[NamespaceDescription, ...],
+        mapping: dict[str, str],
+        plan: Plan,
+    ) -> tuple[tuple[NamespaceDescription, ...], dict[str, str], Plan]:
+        """Nothing is read, and what cannot be followed is no part of a flow that copies nothing."""
+        without = replace(plan, partitions=(), snapshot=b"")
+        if not plan.updates_partitions:
+            return copied, mapping, without
+        followed = {name for part in plan.updates_partitions for name in part.namespaces}
+        rowless = {item.namespace for item in description.namespaces if item.rowless}
+        kept = {source: target for source, target in mapping.items() if source in followed or source in rowless}
+        return tuple(item for item in copied if item.namespace in followed), kept, without
 
     async def _names_without_schema(self) -> list[str]:
         if self.spec.namespaces:
@@ -185,8 +217,8 @@ class Planner:
                 mappings=tuple(NamespaceMapping(source=s, target=t) for s, t in mapping.items()),
                 description=description,
                 whole_database=not self.spec.namespaces,
-                create=self.spec.schema_mode == "copy",
-                on_existing=OnExisting.RESUME if again else self.spec.on_existing_policy,
+                create=self._makes_schema,
+                on_existing=OnExisting.RESUME if again else self._policy,
                 no_owner=self.spec.no_owner,
                 no_privileges=self.spec.no_privileges,
                 allow_lossy=self.spec.allow_lossy,
@@ -229,10 +261,12 @@ class Planner:
                     estimated_rows=self._estimate(item, partitions[item.namespace]),
                     size_bytes=item.size_bytes,
                     reason=load.reason,
+                    state=NamespaceState.PENDING if self.spec.copies else NamespaceState.COPIED,
                 )
             )
             units += partition_units(item.namespace, position, partitions[item.namespace])
-        units += finish_units(prepared.steps)
+        # Statistics are those of rows that were there before.
+        units += finish_units([step for step in prepared.steps if self.spec.copies or step.kind != "analyze"])
         return CopyPlan(
             namespaces=tuple(rows),
             units=tuple(units),

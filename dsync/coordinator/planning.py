@@ -56,7 +56,7 @@ class Planning:
         )
         failpoint("coordinator.after_prepare")
         carried: list[UnitProgress] = []
-        if context.again_from:
+        if context.again_from and context.spec.copies:
             plan, carried = await context.recovery.carry_over(plan, context.again_from)
         await context.journal.save_plan(plan, carried)
         failpoint("coordinator.after_plan")

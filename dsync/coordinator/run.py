@@ -124,7 +124,8 @@ class Run:
 
     async def _finish(self, copying: Copying, plan: CopyPlan) -> tuple[StepFailure, ...]:
         failpoint("coordinator.before_finish")
-        await self.context.enter(Phase.FINISHING)
+        if plan.copies or plan.steps:
+            await self.context.enter(Phase.FINISHING)
         return await copying.finisher.finish(plan.steps, copying.progress, left_out=copying.stopped)
 
     async def _require_whole(self, copying: Copying, plan: CopyPlan) -> None:

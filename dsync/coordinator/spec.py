@@ -20,6 +20,9 @@ MIB = 1024 * 1024
 DataType = Literal["auto", "pg-copy-binary", "pg-copy-text", "bson", "json"]
 """What a person may ask for; but for `auto` the names of page types."""
 
+Mode = Literal["full", "copy", "stream"]
+"""Copy and then follow, copy alone, follow alone."""
+
 
 class EndpointIdentity(BaseModel):
     """Which endpoint is meant, without user, password or tuning."""
@@ -46,7 +49,7 @@ class FlowSpec(BaseModel):
     """Patterns of what is left out of those."""
     filters: tuple[str, ...] = ()
     """`NS=CONDITION`: only the rows that meet it, in the source's own language."""
-    mode: Literal["full", "copy"] = "copy"
+    mode: Mode = "copy"
     schema_mode: Literal["copy", "none"] = "copy"
     on_existing: Literal["error", "resume", "append", "truncate", "drop"] | None = None
     """None: `resume` for a flow's own tables, `error` for others."""
@@ -76,8 +79,13 @@ class FlowSpec(BaseModel):
 
     @property
     def follows(self) -> bool:
-        """Changes are followed after the copy."""
+        """Changes are followed, after a copy or without one."""
         return self.mode != "copy"
+
+    @property
+    def copies(self) -> bool:
+        """Rows are copied; else the sink holds them already, as of where the changes begin."""
+        return self.mode != "stream"
 
     @property
     def selection(self) -> Selection:

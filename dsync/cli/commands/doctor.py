@@ -10,7 +10,7 @@ from dsync.cli.answer import Answer
 from dsync.cli.command import DsyncCommand
 from dsync.cli.completing import complete_endpoints
 from dsync.cli.findings import finding_json, render_findings, summarize, unique
-from dsync.cli.options import flow_options, require_known_mode, sync_request
+from dsync.cli.options import flow_options, require_fitting_mode, sync_request
 from dsync.cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def doctor(ctx: click.Context, /, source: str | None, sink: str | None, strict: 
     """
     if not source:
         raise click.UsageError("Missing argument 'SOURCE': give it, or `source:` in a flow file (-c FLOW.YAML)", ctx)
-    require_known_mode(ctx, options["mode"])
+    require_fitting_mode(ctx, options)
     from dsync.cli.running import count_plugins, run
 
     settings: Settings = ctx.obj

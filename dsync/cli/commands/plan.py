@@ -10,7 +10,7 @@ from dsync.cli.answer import Answer
 from dsync.cli.command import DsyncCommand
 from dsync.cli.completing import complete_endpoints
 from dsync.cli.findings import finding_json, render_findings, summarize, unique
-from dsync.cli.options import again_option, flow_options, require_ends, require_known_mode, sync_request
+from dsync.cli.options import again_option, flow_options, require_ends, require_fitting_mode, sync_request
 from dsync.cli.settings import Settings
 from dsync.cli.text import approximate_bytes, columns, counted, moment
 
@@ -33,7 +33,7 @@ def plan(ctx: click.Context, /, source: str | None, sink: str | None, **options:
     Asks both ends and changes nothing. Exits 3 where something found would stop the copy or lose data.
     """
     source, sink = require_ends(ctx, source, sink)
-    require_known_mode(ctx, options["mode"])
+    require_fitting_mode(ctx, options)
     from dsync.cli.running import count_plugins, run
 
     settings: Settings = ctx.obj

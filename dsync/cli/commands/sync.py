@@ -17,7 +17,7 @@ from dsync.cli.options import (
     metrics_option,
     progress_option,
     require_ends,
-    require_known_mode,
+    require_fitting_mode,
     sync_request,
 )
 from dsync.cli.settings import Settings
@@ -59,7 +59,7 @@ def sync(
     once; either way the same command goes on.
     """
     source, sink = require_ends(ctx, source, sink)
-    require_known_mode(ctx, options["mode"])
+    require_fitting_mode(ctx, options)
     if options["until_caught_up"] and options["mode"] == "copy":
         raise click.UsageError("--until-caught-up ends a stream, and --mode copy has none: leave one of them out", ctx)
     settings: Settings = ctx.obj

@@ -9,7 +9,7 @@ import click
 from dsync.cli.answer import Answer
 from dsync.cli.command import DsyncCommand
 from dsync.cli.completing import complete_endpoints, complete_ends
-from dsync.cli.options import flow_options, progress_option, require_known_mode
+from dsync.cli.options import flow_options, progress_option, require_fitting_mode
 from dsync.cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def verify(ctx: click.Context, /, ends: tuple[str, ...], **options: Any) -> Answ
     has no effect here, nor has --rate-limit.
     """
     source, sink, flow = _which(ctx, ends, options)
-    require_known_mode(ctx, options["mode"])
+    require_fitting_mode(ctx, options)
     from dsync.app.requests import VerifyRequest
     from dsync.app.verify import ends_of_flow
     from dsync.app.verify import verify as compare

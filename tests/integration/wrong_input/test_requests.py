@@ -51,7 +51,7 @@ COPY = ("--mode", "copy")
         (("sync", "{door}", "file:/no/such/file", *COPY), ("sink", "/no/such/file", "No such file")),
         (("sync", "{door}", "grpc://db.example:7777", *COPY), ("sink", "grpcs://", "--allow-plaintext")),
         (("sync", "{door}", *COPY), ("SINK", "flow file")),
-        (("sync", "{door}", "{door}", "--mode", "stream"), ("--mode stream", "--mode full")),
+        (("sync", "{door}", "{door}", "--mode", "stream", "--on-existing", "drop"), ("--mode stream", "--on-existing")),
         (("sync", "{door}", "{door}", "--slot-timeout", "soon"), ("--slot-timeout", "90s")),
         (("sync", "{door}", "{door}", *COPY, "--wibble"), ("--wibble", "dsync sync --help")),
         (("sync", "{door}", "{door}", *COPY, "--page-bytes", "1"), ("--page-bytes", "64 KiB")),

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dsync.app.flows import ChosenRun, choose_run
-from dsync.app.standing import FORGOTTEN, PUT_BACK, PUT_BACK_A_RUN, StateOutrunError, find_lost
+from dsync.app.standing import (
+    FORGOTTEN,
+    PUT_BACK,
+    PUT_BACK_A_RUN,
+    FlowStanding,
+    Standing,
+    StateOutrunError,
+    find_lost,
+    in_mode,
+)
 from dsync.coordinator.ends import End
-from dsync.protocol.errors import OtherEndpointError, PermanentError, SinkNotEmptyError
-from dsync.protocol.types import Role
+from dsync.coordinator.following import Following
+from dsync.coordinator.spec import Mode
+from dsync.protocol.errors import OtherEndpointError, PermanentError, RequestError, SinkNotEmptyError
+from dsync.protocol.types import ChangeType, Role, UpdatesPartition
 from dsync.sdk.testing.memory import MemoryConnector
 from dsync.state import FlowRow, Phase, Store
 from tests.unit.coordinator.harness import Harness
@@ -298,3 +310,59 @@ async def test_a_cancelled_run_is_not_gone_on_with_by_itself(flow: Harness) -> N
     assert (chosen.is_finished, chosen.run.run) == (False, before)
     await flow.run(again_from=chosen.again_from)
     assert is_whole(flow)
+
+
+# ------------------------------------------------------------------ what mode was asked for
+
+
+def stood(
+    store: Store, mode: str, *, consistent_at: int | None = None, standing: Standing = Standing.GOES_ON
+) -> FlowStanding:
+    row, _ = store.open_flow(name=None, fingerprint=FINGERPRINT, spec={})
+    run = store.new_run(row.flow, mode=mode)
+    following = Following(partition=UpdatesPartition(), type=ChangeType.BSON, lanes=1, consistent_at=consistent_at)
+    extra = {"planned": True} | ({} if mode == "copy" else {"following": following.as_json()})
+    store.set_extra(row.flow, run.run, extra)
+    return FlowStanding(standing=standing, run=store.get_run(row.flow, run.run))
+
+
+def test_a_flow_that_follows_goes_on_whatever_it_is_told_of_copying(store: Store) -> None:
+    """Nothing lies between what it has and what comes."""
+    full = stood(store, "full", consistent_at=7)
+    assert in_mode(full, "f", mode="stream", again=False) is full
+    stream = stood(store, "stream", consistent_at=7)
+    assert in_mode(stream, "f", mode="stream", again=False) is stream
+    assert in_mode(stream, "f", mode="full", again=False) is stream
+
+
+@pytest.mark.parametrize(
+    ("mode", "arrived", "wanted", "again", "said"),
+    [
+        ("copy", None, "stream", False, "--mode full"),
+        ("full", None, "stream", False, "not copied everything"),
+        ("full", 7, "stream", True, "--again copies"),
+        ("stream", 7, "stream", True, "dsync reset"),
+        ("stream", 7, "full", True, "dsync reset"),
+    ],
+)
+def test_a_stream_without_a_copy_never_begins_behind_a_gap(
+    store: Store, mode: str, arrived: int | None, wanted: Mode, again: bool, said: str
+) -> None:
+    stands = stood(store, mode, consistent_at=arrived)
+    with pytest.raises(RequestError, match=said):
+        in_mode(stands, "f", mode=wanted, again=again)
+
+
+def test_a_sink_that_was_put_back_is_not_followed_into_without_a_copy(store: Store) -> None:
+    stands = replace(stood(store, "stream", consistent_at=7), setback=PUT_BACK)
+    with pytest.raises(RequestError, match="put back"):
+        in_mode(stands, "f", mode="stream", again=False)
+
+
+def test_a_run_that_was_never_planned_is_not_gone_on_with_in_another_mode(store: Store) -> None:
+    """It is judged by its mode for good: a copy that passes for a stream would be followed behind a gap."""
+    row, _ = store.open_flow(name=None, fingerprint=FINGERPRINT, spec={})
+    run = store.new_run(row.flow, mode="stream")
+    stands = FlowStanding(standing=Standing.GOES_ON, run=run)
+    assert in_mode(stands, "f", mode="copy", again=False).standing is Standing.NEW
+    assert in_mode(stands, "f", mode="stream", again=False) is stands

@@ -85,14 +85,15 @@ def test_a_command_that_comes_later_is_unknown(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("command", ["sync", "plan", "doctor", "verify"])
-def test_a_mode_that_cannot_be_done_yet_is_refused(capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_what_is_about_a_copy_does_not_go_with_a_stream(capsys: pytest.CaptureFixture[str], command: str) -> None:
     """Before anything is contacted: these ends do not even exist. `sync`'s options fit the other verbs too."""
-    for mode in ((), ("--mode", "full"), ("--mode", "copy")):
+    for mode in ((), ("--mode", "full"), ("--mode", "copy"), ("--mode", "stream")):
         assert "nosuch://" in run_here(capsys, command, "nosuch://a", "nosuch://b", *mode).stderr
-    refused = run_here(capsys, command, "nosuch://a", "nosuch://b", "--mode", "stream")
+    ends = ("nosuch://a", "nosuch://b")
+    refused = run_here(capsys, command, *ends, "--mode", "stream", "--on-existing", "truncate", "--yes")
 
     assert refused.exit_code == 2
-    assert "--mode full copies first" in refused.stderr
+    assert "--mode stream copies nothing" in refused.stderr
 
 
 def test_a_copy_has_no_stream_to_catch_up_with(capsys: pytest.CaptureFixture[str]) -> None:

@@ -194,11 +194,11 @@ def _capture_request(monkeypatch: pytest.MonkeyPatch) -> list[SyncRequest]:
 
 def test_settings_stand_in_the_file_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`json: true` makes even a refusal an object."""
-    file = _write(tmp_path, "json: true\nsource: random://\nsink: null://\nmode: stream\n")
+    file = _write(tmp_path, "json: true\nsource: random://\nsink: null://\nmode: stream\non-existing: drop\n")
     printed = run_here(capsys, "-c", file, "sync")
 
     assert printed.exit_code == 2
-    assert "--mode full copies first" in printed.json["error"]["message"]
+    assert "--mode stream copies nothing" in printed.json["error"]["message"]
 
 
 def _keys() -> set[str]:
