@@ -18,7 +18,7 @@ from dsync.protocol import pages
 from dsync.protocol._gen.adiom.v1 import adiom_pb2 as adiom
 from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
 from dsync.protocol.channel import MAX_MESSAGE_BYTES, UNDECLARED_MESSAGE_BYTES, Deadlines, Target
-from dsync.protocol.convert import changes, checksums, flows, handshake, schema, transforms, values
+from dsync.protocol.convert import changes, checksums, cutover, flows, handshake, schema, transforms, values
 from dsync.protocol.convert import pages as messages
 from dsync.protocol.errors import CapacityError, DsyncError, PluginBugError, UnsupportedError
 from dsync.protocol.interface import Connector, Transform
@@ -37,6 +37,7 @@ from dsync.protocol.types import (
     Finding,
     FinishStep,
     FlowManifest,
+    Frozen,
     Info,
     JoinedPlan,
     KeyRange,
@@ -52,6 +53,8 @@ from dsync.protocol.types import (
     RowHash,
     RowsRequest,
     SchemaDescription,
+    SchemaObject,
+    SequenceState,
     SessionRequest,
     StreamChangesRequest,
     StreamRequest,
@@ -447,6 +450,58 @@ class RemoteConnector(Connector):
             method="FinishNamespaces",
             timeout_s=self._deadlines.work_s,
         )
+
+    # --------------------------------------------------- dsync.v1 CutoverService
+
+    async def freeze(self, *, dry_run: bool, wait_s: float = 0.0) -> Frozen:
+        answer = await self._link.call(
+            lambda s: s.cutover.Freeze,
+            dsync.FreezeRequest(dry_run=dry_run, wait_s=wait_s),
+            method="Freeze",
+            timeout_s=self._deadlines.work_s,
+        )
+        return cutover.frozen_from_pb(answer)
+
+    async def thaw(self, token: bytes) -> None:
+        await self._link.call(
+            lambda s: s.cutover.Thaw, dsync.ThawRequest(token=token), method="Thaw", timeout_s=self._deadlines.data_s
+        )
+
+    async def describe_objects(self, namespaces: Sequence[str], *, whole_database: bool) -> list[SchemaObject]:
+        answer = await self._link.call(
+            lambda s: s.cutover.DescribeObjects,
+            dsync.DescribeObjectsRequest(namespaces=namespaces, whole_database=whole_database),
+            method="DescribeObjects",
+            timeout_s=self._deadlines.work_s,
+        )
+        return cutover.objects_from_pb(answer)
+
+    async def get_sequences(self, namespaces: Sequence[str], *, whole_database: bool) -> list[SequenceState]:
+        answer = await self._link.call(
+            lambda s: s.cutover.GetSequences,
+            dsync.GetSequencesRequest(namespaces=namespaces, whole_database=whole_database),
+            method="GetSequences",
+            timeout_s=self._deadlines.work_s,
+        )
+        return cutover.sequences_from_pb(answer.sequences)
+
+    async def set_sequences(self, sequences: Sequence[SequenceState]) -> list[str]:
+        answer = await self._link.call(
+            lambda s: s.cutover.SetSequences,
+            dsync.SetSequencesRequest(sequences=cutover.sequences_to_pb(sequences)),
+            method="SetSequences",
+            timeout_s=self._deadlines.work_s,
+        )
+        return list(answer.missing)
+
+    async def refresh_views(self, namespaces: Sequence[str], *, whole_database: bool) -> list[str]:
+        answer = await self._link.call(
+            lambda s: s.cutover.RefreshViews,
+            dsync.RefreshViewsRequest(namespaces=namespaces, whole_database=whole_database),
+            method="RefreshViews",
+            timeout_s=self._deadlines.work_s,
+        )
+        return list(answer.refreshed)
 
     # -------------------------------------------------- dsync.v1 ChecksumService
 

@@ -23,6 +23,7 @@ from dsync.protocol.types import (
     Finding,
     FinishStep,
     FlowManifest,
+    Frozen,
     Info,
     JoinedPlan,
     KeyRange,
@@ -38,6 +39,8 @@ from dsync.protocol.types import (
     RowHash,
     RowsRequest,
     SchemaDescription,
+    SchemaObject,
+    SequenceState,
     SessionRequest,
     StreamChangesRequest,
     StreamRequest,
@@ -276,6 +279,36 @@ class Connector:
         """
         raise _unsupported(self, "WriteChanges")
 
+    # --------------------------------------------------- dsync.v1 CutoverService
+
+    async def freeze(self, *, dry_run: bool, wait_s: float = 0.0) -> Frozen:
+        """Let nobody write to a source any more who does not insist, and end the sessions from before. Repeatable.
+
+        Transactions that are open may take `wait_s` to end. A dry run looks, and changes nothing; its token is the
+        same, to be kept before anything is changed.
+        """
+        raise _unsupported(self, "Freeze")
+
+    async def thaw(self, token: bytes) -> None:
+        """Take `freeze` back. Repeatable."""
+        raise _unsupported(self, "Thaw")
+
+    async def describe_objects(self, namespaces: Sequence[str], *, whole_database: bool) -> list[SchemaObject]:
+        """What of a schema can be compared with another: of these namespaces, or what belongs to none as well."""
+        raise _unsupported(self, "DescribeObjects")
+
+    async def get_sequences(self, namespaces: Sequence[str], *, whole_database: bool) -> list[SequenceState]:
+        """Where the sequences of a source stand that belong to these namespaces, or to the whole database."""
+        raise _unsupported(self, "GetSequences")
+
+    async def set_sequences(self, sequences: Sequence[SequenceState]) -> list[str]:
+        """Move a sink's sequences forward to there, never back; returns those that there are not. Repeatable."""
+        raise _unsupported(self, "SetSequences")
+
+    async def refresh_views(self, namespaces: Sequence[str], *, whole_database: bool) -> list[str]:
+        """Compute anew what a sink stores of these namespaces elsewhere; returns what that was, in its order."""
+        raise _unsupported(self, "RefreshViews")
+
 
 class Transform:
     """Changes records on their way; a process of its own, as connectors are."""
@@ -304,6 +337,7 @@ SERVICE_METHODS = {
         "release_changes",
         "write_changes",
     ),
+    "CutoverService": ("freeze", "thaw", "describe_objects", "get_sequences", "set_sequences", "refresh_views"),
     "ChecksumService": ("plan_ranges", "get_checksum", "get_row_hashes", "get_rows", "count_rows"),
 }
 """Which methods make up which dsync.v1 service; one overridden method means that the service is served."""

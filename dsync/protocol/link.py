@@ -65,6 +65,7 @@ class Stubs:
         self.plan = dsync_grpc.PlanServiceStub(channel)
         self.schema = dsync_grpc.SchemaServiceStub(channel)
         self.checksum = dsync_grpc.ChecksumServiceStub(channel)
+        self.cutover = dsync_grpc.CutoverServiceStub(channel)
 
 
 class Link:

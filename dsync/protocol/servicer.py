@@ -21,7 +21,7 @@ from dsync.protocol._gen.adiom.v1 import adiom_pb2_grpc as adiom_grpc
 from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
 from dsync.protocol._gen.dsync.v1 import dsync_pb2_grpc as dsync_grpc
 from dsync.protocol.channel import MAX_MESSAGE_BYTES
-from dsync.protocol.convert import changes, checksums, flows, handshake, schema, transforms, values
+from dsync.protocol.convert import changes, checksums, cutover, flows, handshake, schema, transforms, values
 from dsync.protocol.convert import pages as messages
 from dsync.protocol.interface import Connector, Transform, services_of
 from dsync.protocol.types import ChangeFrame, Page, ReadRequest, WriteChangesRequest, WriteRequest
@@ -53,6 +53,8 @@ def add_connector(
         dsync_grpc.add_SchemaServiceServicer_to_server(_SchemaServicer(connector), server)
     if "ChecksumService" in served:
         dsync_grpc.add_ChecksumServiceServicer_to_server(_ChecksumServicer(connector), server)
+    if "CutoverService" in served:
+        dsync_grpc.add_CutoverServiceServicer_to_server(_CutoverServicer(connector), server)
     ours = sorted({"ExtensionService", *served})
     return ("adiom.v1.ConnectorService", *(f"dsync.v1.{name}" for name in ours))
 
@@ -333,6 +335,37 @@ class _SchemaServicer(dsync_grpc.SchemaServiceServicer):
         write_context, step = messages.context_from_pb(request.context), schema.step_from_pb(request.step)
         await self._connector.finish(write_context, step, request.source_data)
         return dsync.FinishNamespacesResponse()
+
+
+class _CutoverServicer(dsync_grpc.CutoverServiceServicer):
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+
+    async def Freeze(self, request: dsync.FreezeRequest, context: object) -> dsync.FreezeResponse:
+        return cutover.frozen_to_pb(await self._connector.freeze(dry_run=request.dry_run, wait_s=request.wait_s))
+
+    async def Thaw(self, request: dsync.ThawRequest, context: object) -> dsync.ThawResponse:
+        await self._connector.thaw(request.token)
+        return dsync.ThawResponse()
+
+    async def DescribeObjects(
+        self, request: dsync.DescribeObjectsRequest, context: object
+    ) -> dsync.DescribeObjectsResponse:
+        return cutover.objects_to_pb(
+            await self._connector.describe_objects(list(request.namespaces), whole_database=request.whole_database)
+        )
+
+    async def GetSequences(self, request: dsync.GetSequencesRequest, context: object) -> dsync.GetSequencesResponse:
+        found = await self._connector.get_sequences(list(request.namespaces), whole_database=request.whole_database)
+        return dsync.GetSequencesResponse(sequences=cutover.sequences_to_pb(found))
+
+    async def SetSequences(self, request: dsync.SetSequencesRequest, context: object) -> dsync.SetSequencesResponse:
+        missing = await self._connector.set_sequences(cutover.sequences_from_pb(request.sequences))
+        return dsync.SetSequencesResponse(missing=missing)
+
+    async def RefreshViews(self, request: dsync.RefreshViewsRequest, context: object) -> dsync.RefreshViewsResponse:
+        done = await self._connector.refresh_views(list(request.namespaces), whole_database=request.whole_database)
+        return dsync.RefreshViewsResponse(refreshed=done)
 
 
 class _ChecksumServicer(dsync_grpc.ChecksumServiceServicer):

@@ -122,7 +122,7 @@ class Extensions:
     read_types: tuple[PageType, ...] = ()
     write_types: tuple[PageType, ...] = ()
     services: frozenset[str] = frozenset()
-    """Short names: "PageService", "LedgerService", "PlanService", "SchemaService", "ChecksumService"."""
+    """Short names: "PageService", "LedgerService", "PlanService", "SchemaService", "ChecksumService", …"""
     max_message_bytes: int = 0
     page_refs: bool = False
     transactional: bool = False
@@ -742,3 +742,59 @@ class WrittenChanges:
     """How many were written: all of them, or none."""
     incomplete: tuple[IncompleteChange, ...] = ()
     """None was written: these have to be completed first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectedSession:
+    """Somebody who is connected to a server, or a transaction that nobody is connected to."""
+
+    id: str
+    """What the server calls it."""
+    user: str = ""
+    application: str = ""
+    state: str = ""
+    """In the server's words."""
+    open_s: float | None = None
+    """How long its transaction has been open; None: it is in none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """A source that nobody writes to any more who does not insist; or, of a dry run, what that would take."""
+
+    token: bytes
+    """What `thaw` needs to take it back."""
+    undo: str
+    """The same for a person, in the source's own language."""
+    ended: tuple[ConnectedSession, ...] = ()
+    """Sessions from before, which would have gone on writing."""
+    left: tuple[ConnectedSession, ...] = ()
+    """Those that this role may not end, and transactions that may commit without a session."""
+    exempt: tuple[str, ...] = ()
+    """What may write all the same, a sentence each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaObject:
+    """An object, or a property of one, that two schemas can differ in."""
+
+    kind: str
+    """`table`, `column`, `default`, `index`, …"""
+    name: str
+    namespace: str = ""
+    """What it belongs to; empty: it stands for itself."""
+    definition: str = ""
+    """Equal for equal objects, whatever their namespace is called."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceState:
+    """Where a sequence stands."""
+
+    name: str
+    namespace: str = ""
+    """With `column` what it is for; empty: nothing."""
+    column: str = ""
+    last_value: int
+    is_called: bool
+    """False: the next value is `last_value` itself."""

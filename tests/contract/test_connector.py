@@ -67,7 +67,7 @@ async def test_it_says_who_it_is_and_what_it_serves(rig: Rig) -> None:
     assert info.source is not None
     assert info.sink is not None
     # Memory has no log of changes that could be followed.
-    assert extensions.services == frozenset(SERVICE_METHODS) - {"ChangeService"}
+    assert extensions.services == frozenset(SERVICE_METHODS) - {"ChangeService", "CutoverService"}
     assert extensions.transactional
     assert extensions.max_message_bytes == 64 * 1024 * 1024
 

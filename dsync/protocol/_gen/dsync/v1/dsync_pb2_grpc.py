@@ -1650,3 +1650,300 @@ class ChangeService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class CutoverServiceStub:
+    """For moving applications from a source to its sink.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Freeze = channel.unary_unary(
+                '/dsync.v1.CutoverService/Freeze',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.FreezeRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.FreezeResponse.FromString,
+                _registered_method=True)
+        self.Thaw = channel.unary_unary(
+                '/dsync.v1.CutoverService/Thaw',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.ThawRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.ThawResponse.FromString,
+                _registered_method=True)
+        self.DescribeObjects = channel.unary_unary(
+                '/dsync.v1.CutoverService/DescribeObjects',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.DescribeObjectsRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.DescribeObjectsResponse.FromString,
+                _registered_method=True)
+        self.GetSequences = channel.unary_unary(
+                '/dsync.v1.CutoverService/GetSequences',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.GetSequencesRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.GetSequencesResponse.FromString,
+                _registered_method=True)
+        self.SetSequences = channel.unary_unary(
+                '/dsync.v1.CutoverService/SetSequences',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.SetSequencesRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.SetSequencesResponse.FromString,
+                _registered_method=True)
+        self.RefreshViews = channel.unary_unary(
+                '/dsync.v1.CutoverService/RefreshViews',
+                request_serializer=dsync_dot_v1_dot_dsync__pb2.RefreshViewsRequest.SerializeToString,
+                response_deserializer=dsync_dot_v1_dot_dsync__pb2.RefreshViewsResponse.FromString,
+                _registered_method=True)
+
+
+class CutoverServiceServicer:
+    """For moving applications from a source to its sink.
+    """
+
+    def Freeze(self, request, context):
+        """A source: lets nobody write to it any more who does not insist. Repeatable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Thaw(self, request, context):
+        """Takes that back. Repeatable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeObjects(self, request, context):
+        """Either end: what of a schema can be compared.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSequences(self, request, context):
+        """A source: where sequences stand that belong to namespaces, or to the whole database.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetSequences(self, request, context):
+        """A sink: moves sequences forward to there, never back. Found by name, or by what they are for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefreshViews(self, request, context):
+        """A sink: computes what is stored of its namespaces elsewhere (materialised views), in the order of their
+        dependencies.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_CutoverServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Freeze': grpc.unary_unary_rpc_method_handler(
+                    servicer.Freeze,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.FreezeRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.FreezeResponse.SerializeToString,
+            ),
+            'Thaw': grpc.unary_unary_rpc_method_handler(
+                    servicer.Thaw,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.ThawRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.ThawResponse.SerializeToString,
+            ),
+            'DescribeObjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeObjects,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.DescribeObjectsRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.DescribeObjectsResponse.SerializeToString,
+            ),
+            'GetSequences': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSequences,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.GetSequencesRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.GetSequencesResponse.SerializeToString,
+            ),
+            'SetSequences': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSequences,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.SetSequencesRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.SetSequencesResponse.SerializeToString,
+            ),
+            'RefreshViews': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefreshViews,
+                    request_deserializer=dsync_dot_v1_dot_dsync__pb2.RefreshViewsRequest.FromString,
+                    response_serializer=dsync_dot_v1_dot_dsync__pb2.RefreshViewsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'dsync.v1.CutoverService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('dsync.v1.CutoverService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class CutoverService:
+    """For moving applications from a source to its sink.
+    """
+
+    @staticmethod
+    def Freeze(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.CutoverService/Freeze',
+            dsync_dot_v1_dot_dsync__pb2.FreezeRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.FreezeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Thaw(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.CutoverService/Thaw',
+            dsync_dot_v1_dot_dsync__pb2.ThawRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.ThawResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeObjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.CutoverService/DescribeObjects',
+            dsync_dot_v1_dot_dsync__pb2.DescribeObjectsRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.DescribeObjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSequences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.CutoverService/GetSequences',
+            dsync_dot_v1_dot_dsync__pb2.GetSequencesRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.GetSequencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSequences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.CutoverService/SetSequences',
+            dsync_dot_v1_dot_dsync__pb2.SetSequencesRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.SetSequencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefreshViews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dsync.v1.CutoverService/RefreshViews',
+            dsync_dot_v1_dot_dsync__pb2.RefreshViewsRequest.SerializeToString,
+            dsync_dot_v1_dot_dsync__pb2.RefreshViewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -542,3 +542,100 @@ class ChangeServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_ChangeServiceServicer_to_server(servicer: ChangeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class CutoverServiceStub:
+    """For moving applications from a source to its sink."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> CutoverServiceAsyncStub: ...
+    Freeze: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.FreezeRequest, _dsync_pb2.FreezeResponse]
+    """A source: lets nobody write to it any more who does not insist. Repeatable."""
+    Thaw: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.ThawRequest, _dsync_pb2.ThawResponse]
+    """Takes that back. Repeatable."""
+    DescribeObjects: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.DescribeObjectsRequest, _dsync_pb2.DescribeObjectsResponse]
+    """Either end: what of a schema can be compared."""
+    GetSequences: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.GetSequencesRequest, _dsync_pb2.GetSequencesResponse]
+    """A source: where sequences stand that belong to namespaces, or to the whole database."""
+    SetSequences: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.SetSequencesRequest, _dsync_pb2.SetSequencesResponse]
+    """A sink: moves sequences forward to there, never back. Found by name, or by what they are for."""
+    RefreshViews: _grpc.UnaryUnaryMultiCallable[_dsync_pb2.RefreshViewsRequest, _dsync_pb2.RefreshViewsResponse]
+    """A sink: computes what is stored of its namespaces elsewhere (materialised views), in the order of their
+    dependencies.
+    """
+
+@_typing.type_check_only
+class CutoverServiceAsyncStub(CutoverServiceStub):
+    """For moving applications from a source to its sink."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Freeze: _aio.UnaryUnaryMultiCallable[_dsync_pb2.FreezeRequest, _dsync_pb2.FreezeResponse]  # type: ignore[assignment]
+    """A source: lets nobody write to it any more who does not insist. Repeatable."""
+    Thaw: _aio.UnaryUnaryMultiCallable[_dsync_pb2.ThawRequest, _dsync_pb2.ThawResponse]  # type: ignore[assignment]
+    """Takes that back. Repeatable."""
+    DescribeObjects: _aio.UnaryUnaryMultiCallable[_dsync_pb2.DescribeObjectsRequest, _dsync_pb2.DescribeObjectsResponse]  # type: ignore[assignment]
+    """Either end: what of a schema can be compared."""
+    GetSequences: _aio.UnaryUnaryMultiCallable[_dsync_pb2.GetSequencesRequest, _dsync_pb2.GetSequencesResponse]  # type: ignore[assignment]
+    """A source: where sequences stand that belong to namespaces, or to the whole database."""
+    SetSequences: _aio.UnaryUnaryMultiCallable[_dsync_pb2.SetSequencesRequest, _dsync_pb2.SetSequencesResponse]  # type: ignore[assignment]
+    """A sink: moves sequences forward to there, never back. Found by name, or by what they are for."""
+    RefreshViews: _aio.UnaryUnaryMultiCallable[_dsync_pb2.RefreshViewsRequest, _dsync_pb2.RefreshViewsResponse]  # type: ignore[assignment]
+    """A sink: computes what is stored of its namespaces elsewhere (materialised views), in the order of their
+    dependencies.
+    """
+
+class CutoverServiceServicer(metaclass=_abc_1.ABCMeta):
+    """For moving applications from a source to its sink."""
+
+    @_abc_1.abstractmethod
+    def Freeze(
+        self,
+        request: _dsync_pb2.FreezeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.FreezeResponse, _abc.Awaitable[_dsync_pb2.FreezeResponse]]:
+        """A source: lets nobody write to it any more who does not insist. Repeatable."""
+
+    @_abc_1.abstractmethod
+    def Thaw(
+        self,
+        request: _dsync_pb2.ThawRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.ThawResponse, _abc.Awaitable[_dsync_pb2.ThawResponse]]:
+        """Takes that back. Repeatable."""
+
+    @_abc_1.abstractmethod
+    def DescribeObjects(
+        self,
+        request: _dsync_pb2.DescribeObjectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.DescribeObjectsResponse, _abc.Awaitable[_dsync_pb2.DescribeObjectsResponse]]:
+        """Either end: what of a schema can be compared."""
+
+    @_abc_1.abstractmethod
+    def GetSequences(
+        self,
+        request: _dsync_pb2.GetSequencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.GetSequencesResponse, _abc.Awaitable[_dsync_pb2.GetSequencesResponse]]:
+        """A source: where sequences stand that belong to namespaces, or to the whole database."""
+
+    @_abc_1.abstractmethod
+    def SetSequences(
+        self,
+        request: _dsync_pb2.SetSequencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.SetSequencesResponse, _abc.Awaitable[_dsync_pb2.SetSequencesResponse]]:
+        """A sink: moves sequences forward to there, never back. Found by name, or by what they are for."""
+
+    @_abc_1.abstractmethod
+    def RefreshViews(
+        self,
+        request: _dsync_pb2.RefreshViewsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dsync_pb2.RefreshViewsResponse, _abc.Awaitable[_dsync_pb2.RefreshViewsResponse]]:
+        """A sink: computes what is stored of its namespaces elsewhere (materialised views), in the order of their
+        dependencies.
+        """
+
+def add_CutoverServiceServicer_to_server(servicer: CutoverServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
