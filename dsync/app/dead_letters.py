@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 from dsync.app.holding import OnWait, holding
 from dsync.app.known import KnownFlow, existing_store, find_known_flow
-from dsync.app.letter_values import Value, values_of
+from dsync.app.letter_values import Value, values_of, values_of_change
 from dsync.app.one_end import meet_one
 from dsync.coordinator.cursor import UnitCursor
 from dsync.coordinator.ends import End
@@ -63,7 +63,7 @@ class Letter:
     """Its place in its page, from 0."""
     refused_at: datetime | None
     resolution: str
-    """`retried` or `dropped`; empty while it waits."""
+    """`retried`, `dropped` or `overtaken` by a later change; empty while it waits."""
     resolved_at: datetime | None
 
 
@@ -114,6 +114,8 @@ def show_letters(request: LettersRequest, *, show_values: bool) -> tuple[LetterD
         def values(row: DeadLetterRow) -> Mapping[str, Value] | None:
             if not show_values or row.resolution:
                 return None
+            if row.is_change:
+                return values_of_change(row.payload)
             return values_of(row.page_type, row.payload, rows[row.namespace].columns)
 
         return tuple(LetterDetails(letter=letter, values=values(row)) for row, letter in found)
@@ -146,6 +148,8 @@ async def retry_letters(
 ) -> RetryReport:
     """Write them again, each alone and once, and never over a row that is there. Repeatable after any failure.
 
+    Changes that were refused in a stream are not among them: their tables are read again (`dsync resync`).
+
     Raises:
         UnsupportedError: this sink could overwrite a newer row.
         LeaseHeldError: the flow is running.
@@ -157,6 +161,10 @@ async def retry_letters(
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(holding(store, flow, on_wait))
             known, found = _find(store, request)
+            attempts += [
+                Attempt(letter=letter, reason=_overtaken(known, row)) for row, letter in found if row.is_change
+            ]
+            found = [(row, letter) for row, letter in found if not row.is_change]
             # Where nothing waits, nobody is asked.
             if found:
                 meeting = meet_one(known.sink(sink), Role.SINK, attach=attach, allow_plaintext=allow_plaintext)
@@ -267,6 +275,14 @@ class _Writer:
         return self.known.run
 
 
+def _overtaken(known: KnownFlow, letter: DeadLetterRow) -> str:
+    """Why a change is not written again: what its record has become since is at the source, and not in the letter."""
+    return (
+        "it is a change, which later ones may have overtaken; once the cause is mended, "
+        f"`dsync resync {known.title} --table {letter.namespace}` reads its table again ({letter.reason})"
+    )
+
+
 def _resolve(store: Store, known: KnownFlow, letter: DeadLetterRow, resolution: str) -> None:
     assert known.run is not None, "a flow with dead letters has run"
     store.resolve_dead_letter(known.run.flow, known.run.run, letter, resolution)
@@ -313,7 +329,7 @@ def _letter(row: DeadLetterRow, namespace: NamespaceRow) -> Letter:
         target=namespace.target,
         reason=row.reason,
         error_class=row.error_class,
-        page_type=row.page_type.name,
+        page_type="CHANGE" if row.is_change else row.page_type.name,
         size_bytes=len(row.payload),
         unit=row.unit,
         row=row.row_index,

@@ -6,8 +6,11 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 
+from dsync.protocol.frames import relation_numbers
+from dsync.protocol.page_codec import decode_frame
 from dsync.protocol.pages import PG_COPY_SIGNATURE
-from dsync.protocol.types import PageType
+from dsync.protocol.records import Unsent, rows_of, update_of
+from dsync.protocol.types import ChangeType, PageType
 
 Value = str | None
 
@@ -31,6 +34,22 @@ def values_of(page_type: PageType, payload: bytes, columns: Sequence[str]) -> Ma
     fields = _text_fields(payload) if page_type is PageType.PG_COPY_TEXT else _binary_fields(payload)
     names = columns if len(columns) == len(fields) else [str(number) for number in range(1, len(fields) + 1)]
     return {name: None if field is None else _shown(field) for name, field in zip(names, fields, strict=True)}
+
+
+def values_of_change(payload: bytes) -> Mapping[str, Value]:
+    """The values of a change's record, by column: the new ones, or the old key of one that is gone."""
+    frame = decode_frame(payload)
+    if frame.type is not ChangeType.PG_OUTPUT:
+        update = update_of(frame, 0)
+        kind = PageType.BSON if frame.type is ChangeType.BSON else PageType.JSON
+        return values_of(kind, update.data, ()) if update.data else {}
+    old, new = rows_of(frame, 0)
+    named = zip(frame.relations[relation_numbers(frame)[0]].columns, new or old or (), strict=False)
+    return {
+        column.name: None if value is None else _shown(value)
+        for column, value in named
+        if not isinstance(value, Unsent)
+    }
 
 
 def _of_bson(payload: bytes) -> Mapping[str, Value]:

@@ -27,6 +27,7 @@ from dsync.state import (
     CheckpointRow,
     DeadLetterRow,
     EventRow,
+    LetterRef,
     NamespaceState,
     Phase,
     RunRow,
@@ -225,6 +226,14 @@ class Journal:
 
     async def count_dead_letters(self) -> Mapping[str, int]:
         return await self._call(lambda: self._store.count_dead_letters(self.flow, self.run))
+
+    async def refused_changes(self) -> Sequence[LetterRef]:
+        """The changes of the run's stream that were refused and wait."""
+        return await self._call(lambda: self._store.refused_changes(self.flow, self.run))
+
+    async def resolve_dead_letters(self, letters: Sequence[LetterRef], resolution: str) -> None:
+        """Note that these wait no longer."""
+        await self._call(lambda: self._store.resolve_dead_letters(self.flow, self.run, letters, resolution))
 
     async def dead_letters_by_unit(self) -> Mapping[str, int]:
         """Of every unit how many of its rows were refused, whatever has become of them since."""

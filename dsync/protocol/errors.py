@@ -142,6 +142,14 @@ class RecordError(DsyncError, status=StatusCode.DATA_LOSS, exit_code=5):
     column, error code), never the record.
     """
 
+    change: int = -1
+    """Of a frame of changes, which one it is; below 0 where the sink does not know."""
+
+    def at(self, change: int) -> Self:
+        """The same error, said of one change of a frame."""
+        self.change = change
+        return self
+
 
 class PluginBugError(DsyncError, exit_code=1):
     """A plug-in broke the contract: the same cursor for ever, a page over the limit, a wrong count."""

@@ -21,6 +21,7 @@ from dsync.protocol.errors import (
     DeadlineError,
     DsyncError,
     PluginBugError,
+    RecordError,
     ServerUnavailableError,
     class_for_status,
     error_class,
@@ -29,6 +30,7 @@ from dsync.protocol.errors import (
 CLASS_KEY = "dsync-error-class"
 MESSAGE_KEY = "dsync-error-message-bin"
 NAMESPACE_KEY = "dsync-error-namespace-bin"
+CHANGE_KEY = "dsync-error-change"
 
 _MESSAGE_BYTES = 2048
 # Percent-encoding may treble the status text, and both texts travel in one block of metadata.
@@ -57,6 +59,8 @@ def to_wire(error: DsyncError) -> WireError:
     ]
     if error.namespace:
         metadata.append((NAMESPACE_KEY, error.namespace.encode()))
+    if isinstance(error, RecordError) and error.change >= 0:
+        metadata.append((CHANGE_KEY, str(error.change)))
     return WireError(status=type(error).status, details=_ascii(message), metadata=tuple(metadata))
 
 
@@ -135,6 +139,9 @@ def _named(metadata: Iterable[tuple[str, str | bytes]]) -> DsyncError | None:
     namespace = values.get(NAMESPACE_KEY, b"")
     if error is not None and isinstance(namespace, bytes):
         error.namespace = namespace.decode("utf-8", "replace")
+    change = values.get(CHANGE_KEY, "")
+    if isinstance(error, RecordError) and isinstance(change, str) and change.isascii() and change.isdecimal():
+        error.change = int(change)
     return error
 
 

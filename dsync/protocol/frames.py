@@ -182,6 +182,11 @@ def _tells_old_keys(frame: ChangeFrame) -> bool:
     return bool(frame.moved_from) or Operation.MOVE not in frame.operations
 
 
+def old_key_of(frame: ChangeFrame, index: int) -> bytes:
+    """The hash of the key that a MOVE takes from its record; empty for others, and where the source does not tell."""
+    return _old_key(frame, index) if frame.operations[index] == Operation.MOVE else b""
+
+
 def keys_of(frame: ChangeFrame, index: int) -> set[tuple[str, bytes]] | None:
     """The keys that a change concerns, as namespace and hash; None where the source does not tell."""
     if frame.operations[index] == Operation.MOVE and not frame.moved_from:

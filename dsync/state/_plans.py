@@ -214,9 +214,11 @@ class Plans(Checkpoints):
         """Keep the units' ids alone: what was recorded for them no longer counts, nor what a straggler would record."""
         old = and_(self._at(units, flow=flow, run=run, namespace=namespace), units.c.kind == UnitKind.PARTITION)
         ids = connection.execute(select(units.c.unit).where(old)).scalars().all()
-        for table in (checkpoints_table, dead_letters):
-            inside = select(units.c.unit).where(old)
-            connection.execute(delete(table).where(self._at(table, flow=flow, run=run), table.c.unit.in_(inside)))
+        inside = select(units.c.unit).where(old)
+        at = self._at(checkpoints_table, flow=flow, run=run)
+        connection.execute(delete(checkpoints_table).where(at, checkpoints_table.c.unit.in_(inside)))
+        # Of its changes, too: whatever was refused of them is read again with the rest.
+        connection.execute(delete(dead_letters).where(self._at(dead_letters, flow=flow, run=run, namespace=namespace)))
         connection.execute(delete(units).where(old))
         if ids:
             key = {"workspace": self._workspace, "flow": flow, "run": run, "namespace": namespace}

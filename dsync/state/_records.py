@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from dsync.protocol.types import PageType
 from dsync.state._part import Part, columns, value, values
 from dsync.state.errors import UnitGoneError
-from dsync.state.rows import DeadLetterRow, EventRow, VerifyRow
+from dsync.state.rows import DeadLetterRow, EventRow, LetterRef, VerifyRow
 from dsync.state.schema import dead_letters, events, verify_progress
 
 _LETTER_KEY = ("workspace", "flow", "run", "unit", "sink", "cursor_digest", "row_index")
@@ -58,14 +59,29 @@ class Records(Part):
         with self._database.reading() as connection:
             return {row.namespace: row.letters for row in connection.execute(query)}
 
+    def refused_changes(self, flow: str, run: str) -> tuple[LetterRef, ...]:
+        """Which changes of a stream wait, without what they hold."""
+        query = select(*columns(dead_letters, LetterRef)).where(
+            self._at(dead_letters, flow=flow, run=run),
+            dead_letters.c.page_type == PageType.UNKNOWN,
+            dead_letters.c.resolution == "",
+        )
+        with self._database.reading() as connection:
+            return tuple(value(LetterRef, row) for row in connection.execute(query))
+
     def resolve_dead_letter(self, flow: str, run: str, letter: DeadLetterRow, resolution: str) -> None:
         """Note that it was dealt with, and forget what it held. Repeatable."""
-        key = {name: getattr(letter, name) for name in ("unit", "sink", "cursor_digest", "row_index")}
+        self.resolve_dead_letters(flow, run, [letter.ref], resolution)
+
+    def resolve_dead_letters(self, flow: str, run: str, letters: Iterable[LetterRef], resolution: str) -> None:
+        """The same of several, in one transaction."""
         done = {"resolution": resolution, "resolved_at": self._database.now(), "payload": b""}
         with self._writing(flow) as connection:
-            connection.execute(
-                update(dead_letters).where(self._at(dead_letters, flow=flow, run=run, **key)).values(**done)
-            )
+            for letter in letters:
+                key = {name: getattr(letter, name) for name in ("unit", "sink", "cursor_digest", "row_index")}
+                connection.execute(
+                    update(dead_letters).where(self._at(dead_letters, flow=flow, run=run, **key)).values(**done)
+                )
 
     def append_events(self, flow: str, happened: Iterable[EventRow]) -> int:
         """Add events at the end, in this order and in one transaction; returns the number of the last one."""

@@ -224,24 +224,53 @@ class RequestRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LetterRef:
+    """What tells one dead letter from the others of its run."""
+
+    namespace: str
+    unit: str
+    cursor_digest: bytes
+    row_index: int
+    sink: str = DEFAULT_SINK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterRow:
-    """A record that a sink refused; the same one added twice is one row."""
+    """A record that a sink refused, in a page or in a stream of changes; the same one added twice is one row."""
 
     unit: str
     namespace: str
     cursor_digest: bytes
-    """Of the cursor its page was asked with."""
+    """Of the cursor its page was asked with; of a change, its transaction and the records it concerns."""
     row_index: int
-    """Its place in that page, from 0."""
+    """Its place in that page, from 0, or in its transaction."""
     reason: str
     error_class: str
     payload: bytes = field(repr=False)
+    """The record; of a change, a frame with nothing else in it."""
     page_type: PageType
+    """UNKNOWN of a change: its frame says of which type it is."""
     sink: str = DEFAULT_SINK
     created_at: datetime | None = None
     resolution: str = ""
-    """`retried` or `dropped`; empty while it waits."""
+    """`retried`, `dropped` or `overtaken`; empty while it waits."""
     resolved_at: datetime | None = None
+
+    @property
+    def ref(self) -> LetterRef:
+        """What tells it from the others."""
+        return LetterRef(
+            namespace=self.namespace,
+            unit=self.unit,
+            cursor_digest=self.cursor_digest,
+            row_index=self.row_index,
+            sink=self.sink,
+        )
+
+    @property
+    def is_change(self) -> bool:
+        """It was refused in a stream of changes, where later ones may have overtaken it."""
+        return self.page_type is PageType.UNKNOWN
 
     @property
     def id(self) -> str:

@@ -46,7 +46,7 @@ class Store(Flows, Runs, Plans, Leases, Requests, Records):
     - `_leases`: acquire_lease, renew_lease, release_lease, get_lease, list_leases
     - `_requests`: add_request, take_requests, complete_request; get_request, open_requests, list_requests
     - here: open, close, check_integrity, list_flows, delete_flow
-    - `_records`: add_, list_, count_dead_letters, resolve_dead_letter; append_events, list_events; save_, load_,
+    - `_records`: add_, list_, count_dead_letters, refused_changes, resolve_; append_events, list_events; save_, load_,
       clear_verify_progress
     """
 

@@ -128,7 +128,8 @@ def retry(settings: Settings, /, flow: str, ids: tuple[str, ...], sink: str | No
 
     Each goes in as an application's INSERT would: triggers fire, foreign keys are checked, and where a row with its key
     is there already, that one stays and the record is refused once more. What lands is no dead letter any longer.
-    Exits 5 where some were refused again.
+    Changes that were refused while the flow followed are not written, since later ones may have overtaken them:
+    `dsync resync` reads their tables again. Exits 5 where some were refused again.
     """
     from dsync.app.dead_letters import retry_letters
     from dsync.cli.running import run

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from dsync.coordinator.retries import Retries
 from dsync.coordinator.stream.ahead import Ahead
-from dsync.coordinator.stream.lanes import Lane, kept_by_all, left_of, left_of_all
+from dsync.coordinator.stream.lanes import Lane, kept_by_all, left_of, left_of_all, offsets_left
+from dsync.coordinator.stream.letters import Letters, Token
 from dsync.coordinator.stream.position import Position
-from dsync.coordinator.stream.rounds import Part, Round
+from dsync.coordinator.stream.rounds import Round
 from dsync.coordinator.stream.skips import Skips
 from dsync.protocol import frames
 from dsync.protocol.errors import LanesMeetError, NamespaceChangedError, PluginBugError, RecordError
+from dsync.protocol.frames import Place
 from dsync.protocol.interface import Connector
 from dsync.protocol.types import ChangeFrame, ChangeType, IncompleteChange, Operation, WriteChangesRequest
 
@@ -35,8 +38,8 @@ class Applier:
     """The sink's name of a namespace."""
     retries: Retries
     reopen: Callable[[], Awaitable[object]]
-    bury: Callable[[ChangeFrame, RecordError], Awaitable[None]]
-    """Keep a change that the sink refuses, durably. Raises where more were refused than may be."""
+    letters: Letters
+    """Keeps what the sink refuses."""
     complete: Callable[[ChangeFrame, tuple[IncompleteChange, ...]], Awaitable[ChangeFrame]]
     """Read these changes again at the source; returns all changes with the whole ones in their place."""
     stop_namespace: Callable[[str, str], Awaitable[None]]
@@ -117,7 +120,13 @@ class Applier:
             await self._apply_in_order(found, lanes, position)
 
     async def _apply_in_order(self, found: Round, lanes: Sequence[Lane], position: Position) -> None:
-        """In the source's order in one transaction; where a change is refused even so, around it."""
+        """In the source's order in one transaction; where a change is refused even so, around it.
+
+        What stands before and after it is written in transactions of its own, unless each round has to be one.
+        """
+        if self.in_one:
+            await self._apply_without(found, lanes, position)
+            return
         stack = [found]
         while stack:
             part = stack.pop()
@@ -127,15 +136,75 @@ class Applier:
                 await self._write(changes, lanes, end, in_order=True)
             except RecordError as error:
                 if len(changes) > 1:
-                    stack += reversed(_halves(part))
+                    stack += reversed(self._around(part, lanes, error))
                     continue
-                await self.bury(changes, error)
+                (offset,) = offsets_left(part, lanes, len(self.lanes), self.skips)
+                await self._bury(changes, part.place_of(offset), error)
                 await self._write(frames.cut(changes, 0, 0), lanes, end)
 
+    def _around(self, part: Round, lanes: Sequence[Lane], error: RecordError) -> list[Round]:
+        """Cut where a change was refused; in the middle where nobody says which."""
+        offsets = offsets_left(part, lanes, len(self.lanes), self.skips)
+        if not 0 <= error.change < len(offsets):
+            return part.cut(offsets[len(offsets) // 2])
+        offset = offsets[error.change]
+        return part.cut(offset, offset + 1)
+
+    async def _apply_without(self, found: Round, lanes: Sequence[Lane], position: Position) -> None:
+        """All in one transaction but for the changes that are refused, each of which the sink names.
+
+        Raises:
+            RecordError: what is refused is no single change, or the sink does not say which.
+        """
+        refused: set[int] = set()
+        while True:
+            try:
+                changes, offsets = self._left_but(found, lanes, refused)
+                place_of = partial(_place_at, found, offsets) if refused else None
+                await self._write(changes, lanes, position, in_order=True, place_of=place_of)
+            except RecordError as error:
+                # A namespace may have stopped meanwhile, whose changes the sink was not given then.
+                changes, offsets = self._left_but(found, lanes, refused)
+                number = 0 if len(changes) == 1 else error.change
+                if not 0 <= number < len(changes):
+                    raise _whole_refused(found, error) from error
+                change = frames.cut(changes, number, number + 1)
+                await self._bury(change, found.place_of(offsets[number]), error)
+                refused.add(offsets[number])
+            else:
+                return
+
+    def _left_but(self, found: Round, lanes: Sequence[Lane], refused: Collection[int]) -> tuple[ChangeFrame, list[int]]:
+        """What is left of a round but for some changes, and where in it each of them stands."""
+        changes = left_of_all(found, lanes, len(self.lanes), self.skips)
+        offsets = offsets_left(found, lanes, len(self.lanes), self.skips)
+        kept = [number for number, offset in enumerate(offsets) if offset not in refused]
+        return frames.pick(changes, kept) if refused else changes, [offsets[number] for number in kept]
+
+    async def _bury(self, change: ChangeFrame, place: Place, error: RecordError) -> None:
+        """Keep it, or stop its namespace where it may not have another one."""
+        try:
+            await self.letters.bury(change, place, error)
+        except NamespaceChangedError as stopped:
+            await self._stop(stopped.namespace, str(stopped))
+
     async def _write(
-        self, changes: ChangeFrame, lanes: Sequence[Lane], position: Position, *, in_order: bool = False
+        self,
+        changes: ChangeFrame,
+        lanes: Sequence[Lane],
+        position: Position,
+        *,
+        in_order: bool = False,
+        place_of: Callable[[int], Place] | None = None,
     ) -> None:
+        """`place_of` says where each of these changes stands, where some between them were refused."""
+        given = len(changes)
         changes = await self._without_reshaped(changes)
+        restored: dict[Token, int] = {}
+        if broken := self.letters.broken(changes):
+            # The sink's record is not the one that these changes were made of.
+            restored = self.letters.tokens(changes, [item.index for item in broken])
+            changes = await self.complete(changes, broken)
         while True:
             try:
                 incomplete = await self._try(changes, lanes, position, in_order=in_order)
@@ -152,6 +221,9 @@ class Applier:
         for lane in lanes:
             lane.written(position)
         self.changes += len(changes)
+        if place_of is None or len(changes) == given:
+            # Else some were left out, and which one stands where is not known any more: letters wait on, at worst.
+            await self.letters.healed(changes, restored, place_of)
 
     async def _stop(self, namespace: str, reason: str) -> None:
         if not self.skips.has_stopped(namespace):
@@ -196,21 +268,13 @@ class Applier:
         return written.incomplete
 
 
-def _halves(found: Round) -> tuple[Round, Round]:
-    """Cut between two changes, near the middle."""
-    middle = len(found) // 2
-    before: list[Part] = []
-    after: list[Part] = []
-    for part in found.parts:
-        size = part.end - part.start
-        here = min(max(0, middle), size)
-        middle -= size
-        if here:
-            before.append(Part(part.frame, part.start, part.start + here))
-        if here < size:
-            after.append(Part(part.frame, part.start + here, part.end))
-    return (
-        # The cursor is only known of the whole: whoever stops in between goes on from before it.
-        Round(parts=tuple(before), cursor=b""),
-        Round(parts=tuple(after), cursor=found.cursor),
+def _place_at(found: Round, offsets: Sequence[int], index: int) -> Place:
+    return found.place_of(offsets[index])
+
+
+def _whole_refused(found: Round, error: RecordError) -> RecordError:
+    names = dict.fromkeys(relation.namespace for part in found.parts for relation in part.frame.relations)
+    return RecordError(
+        f"applying a transaction with changes of {', '.join(names) or 'a namespace'}: the sink refuses it as a whole "
+        f"({error}); mend the cause at the sink, or run the same command again without --apply transactional"
     )

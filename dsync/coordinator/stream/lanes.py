@@ -92,6 +92,16 @@ def left_of_all(found: Round, lanes: Sequence[Lane], count: int, skips: Skips) -
     return frames.join(kept) if kept else frames.cut(found.frame, 0, 0)
 
 
+def offsets_left(found: Round, lanes: Sequence[Lane], count: int, skips: Skips) -> list[int]:
+    """Where in the round each of the changes stands that `left_of_all` gives."""
+    offsets: list[int] = []
+    before = 0
+    for part in found.parts:
+        offsets += [before + i - part.start for i in _left(part, lanes, count, skips.of(part.frame))]
+        before += part.end - part.start
+    return offsets
+
+
 def _left_of_part(part: Part, lanes: Sequence[Lane], count: int, skipped: frozenset[int]) -> list[ChangeFrame]:
     if count == 1 and not skipped and Operation.MARK not in part.frame.operations:
         start = max(part.start, frames.count_through(part.frame, lanes[0].position.place))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -51,6 +52,34 @@ class Round:
 
     def __len__(self) -> int:
         return sum(part.end - part.start for part in self.parts)
+
+    def place_of(self, offset: int) -> Place:
+        """Where whoever has the changes up to this one, and it too, stands."""
+        for part in self.parts:
+            if offset < part.end - part.start:
+                return frames.place_at(part.frame, part.start + offset + 1)
+            offset -= part.end - part.start
+        raise IndexError("the round has not so many changes")
+
+    def cut(self, *offsets: int) -> list[Round]:
+        """The round in pieces that begin at these offsets, which ascend; pieces without changes are left out.
+
+        The cursor is known of the whole alone: whoever stops in between goes on from before it.
+        """
+        bounds = [0, *offsets, len(self)]
+        pieces = []
+        for start, end in itertools.pairwise(bounds):
+            parts = []
+            before = 0
+            for part in self.parts:
+                size = part.end - part.start
+                first, last = max(start - before, 0), min(end - before, size)
+                if first < last:
+                    parts.append(Part(part.frame, part.start + first, part.start + last))
+                before += size
+            if parts:
+                pieces.append(Round(parts=tuple(parts), cursor=self.cursor if end == len(self) else b""))
+        return pieces
 
 
 def marks_of(found: Round) -> list[bytes]:

@@ -21,12 +21,14 @@ from dsync.coordinator.stream.applier import Applier
 from dsync.coordinator.stream.follower import Follower
 from dsync.coordinator.stream.intake import Intake, beside, order_of
 from dsync.coordinator.stream.lanes import kept_by_all, opened, unit_refs
+from dsync.coordinator.stream.letters import Letters
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Rounds
 from dsync.coordinator.tasks import task_group
+from dsync.coordinator.tolerance import Tolerance
 from dsync.failpoints import failpoint
 from dsync.protocol import frames
-from dsync.protocol.errors import CapacityError, DsyncError, PluginBugError, RecordError
+from dsync.protocol.errors import CapacityError, DsyncError, PluginBugError
 from dsync.protocol.types import ChangeFrame, ChangeStatus, IncompleteChange, StreamChangesRequest
 from dsync.spool import Spool, remove_spool, remove_spools
 from dsync.state import CheckpointRow, NamespaceState
@@ -231,15 +233,6 @@ class Stream:
         self.context.emit(NamespaceStopped(namespace=namespace, reason=reason))
 
 
-async def _refuse(changes: ChangeFrame, error: RecordError) -> None:
-    """A change that a sink takes in no order would be missing from then on: the flow stops."""
-    names = ", ".join(dict.fromkeys(relation.namespace for relation in changes.relations)) or "a namespace"
-    raise RecordError(
-        f"applying a change of {names}: the sink refuses it ({error}); mend the cause at the sink and run the same "
-        "command again: it goes on with this change"
-    ) from error
-
-
 @asynccontextmanager
 async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream]:
     """The stream of a plan, as far as the sink's ledger and the spool say that it has come; nothing is read yet.
@@ -279,6 +272,13 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
         )
         targets: Mapping[str, str] = {row.namespace: row.target for row in plan.namespaces}
         columns = {row.namespace: frozenset(row.columns) for row in plan.namespaces}
+        letters = Letters(
+            journal=context.journal,
+            emit=context.emit,
+            tolerance=Tolerance.parse(context.spec.dead_letters),
+            lanes=following.lanes,
+        )
+        await letters.load()
         # The parts ask the stream, which is made of them.
         made: list[Stream] = []
         applier = Applier(
@@ -290,7 +290,7 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
             target_of=lambda namespace: targets.get(namespace, namespace),
             retries=endless,
             reopen=context.sink.reopen_session,
-            bury=_refuse,
+            letters=letters,
             complete=lambda changes, incomplete: made[0].complete(changes, incomplete),
             stop_namespace=lambda namespace, reason: made[0].stop_namespace(namespace, reason),
             ahead=Ahead(all_until=following.ahead_until),

@@ -71,10 +71,9 @@ async def test_what_meets_on_a_foreign_key_is_applied_in_order(
         await applier.apply(late)
     ordered = Changes(relations=FAMILY).insert(7, "p", of=1).insert(8, "q", of=1).insert(1, 7, of=0)
     ordered.update(1, 8, of=0).delete(7, None, of=1).update(9, "q", of=1, key=(8, None))
-    with pytest.raises(
-        errors.RecordError, match=r"public\.parent: ForeignKeyViolation \(23503\).*change 5 of the frame"
-    ):
+    with pytest.raises(errors.RecordError, match=r"public\.parent: ForeignKeyViolation \(23503\)") as caught:
         await applier.apply(ordered, in_order=True)
+    assert caught.value.change == 5
     assert db.value("SELECT count(*) FROM parent") == 0
     ordered.operations.pop()
     ordered.relation_of.pop()
@@ -187,7 +186,7 @@ async def test_a_change_that_is_refused_is_named_without_its_values(
         with pytest.raises(errors.RecordError, match=rf"public\.t: .*({said})") as caught:
             await applier.apply(changes, in_order=in_order)
         assert "canary" not in str(caught.value)
-        assert ("change 2 of the frame" in str(caught.value)) == in_order
+        assert caught.value.change == (2 if in_order else -1), "of a set nobody knows"
     assert db.value("SELECT count(*) FROM t") == 0
 
 

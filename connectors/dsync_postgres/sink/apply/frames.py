@@ -374,6 +374,7 @@ def _translated(exc: psycopg.Error, sent: _Sent, job: Job) -> errors.DsyncError:
         ).about(namespace)
     translated = translate(exc, operation)
     if isinstance(translated, errors.RecordError):
-        place = f", change {sent.places[0]} of the frame" if len(sent.places) == 1 else ""
-        return errors.RecordError(f"{operation}: {describe(exc)}{place}")
+        refused = errors.RecordError(f"{operation}: {describe(exc)}")
+        # In a set the statement says of many changes that one of them is refused.
+        return refused.at(sent.places[0]) if job.in_order and len(sent.places) == 1 else refused
     return translated

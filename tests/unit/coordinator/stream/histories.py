@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dsync.coordinator.stream.lanes import Lane, opened
@@ -23,6 +24,7 @@ from dsync.protocol.types import (
     WriteChangesRequest,
     WrittenChanges,
 )
+from dsync.state import DeadLetterRow, LetterRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,14 @@ def history_of(transactions: Sequence[Sequence[tuple[Operation, int]]]) -> list[
     return changes
 
 
-def framed(changes: Sequence[Change], *, before: Place, is_ended: bool, record_bytes: int = 0) -> ChangeFrame:
+def framed(
+    changes: Sequence[Change],
+    *,
+    before: Place,
+    is_ended: bool,
+    record_bytes: int = 0,
+    record_of: Callable[[Change], bytes] = lambda change: b"%d" % change.number,
+) -> ChangeFrame:
     """These changes as they come after that place; the cursor is the place, as the source's own business.
 
     The last transaction has no commit yet where it is not ended.
@@ -54,7 +63,7 @@ def framed(changes: Sequence[Change], *, before: Place, is_ended: bool, record_b
     ends = [
         i for i in range(1, len(changes) + 1) if i == len(changes) or changes[i].place[0] != changes[i - 1].place[0]
     ]
-    records = [b"%d" % change.number + b" " * record_bytes for change in changes]
+    records = [record_of(change) + b" " * record_bytes for change in changes]
     transaction, index = changes[-1].place
     return ChangeFrame(
         type=ChangeType.BSON,
@@ -92,12 +101,34 @@ async def stream(
 
 
 @dataclass(kw_only=True)
+class FakeJournal:
+    """Keeps dead letters as a store does, and nothing else."""
+
+    flow: str = "f"
+    letters: dict[LetterRef, DeadLetterRow] = field(default_factory=dict)
+    """Those that wait."""
+
+    async def add_dead_letter(self, row: DeadLetterRow) -> Mapping[str, int]:
+        self.letters[row.ref] = row
+        return Counter(letter.namespace for letter in self.letters.values())
+
+    async def refused_changes(self) -> list[LetterRef]:
+        return list(self.letters)
+
+    async def resolve_dead_letters(self, letters: Sequence[LetterRef], resolution: str) -> None:
+        for letter in letters:
+            del self.letters[letter]
+
+
+@dataclass(kw_only=True)
 class LedgerSink(Connector):
     """Applies changes with the ledger in one step; may refuse, fail before or after, or ask for values."""
 
     lanes: int
     refuses: frozenset[int] = frozenset()
     """Records it never takes."""
+    names: bool = False
+    """It says which one it refuses."""
     meet: Callable[[], bool] = lambda: False
     fail: Callable[[], str] = lambda: ""
     incomplete: set[int] = field(default_factory=set)
@@ -134,8 +165,8 @@ class LedgerSink(Connector):
             return WrittenChanges(changes=0, incomplete=tuple(IncompleteChange(index=i) for i in asked))
         if numbers and not request.in_order and self.meet():
             raise LanesMeetError("two keys on an index")
-        if self.refuses.intersection(numbers):
-            raise RecordError("not this one")
+        if refused := [place for place, number in enumerate(numbers) if number in self.refuses]:
+            raise RecordError("not this one").at(refused[0] if request.in_order and self.names else -1)
         keys = [int.from_bytes(frame.key_hashes[8 * i : 8 * i + 8], "little") for i in range(len(frame))]
         self.applied += zip(keys, numbers, strict=True)
         for context in contexts:

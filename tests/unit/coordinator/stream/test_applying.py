@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from hypothesis import given, settings
@@ -14,11 +15,17 @@ from dsync.coordinator.stream import applier as applying
 from dsync.coordinator.stream.ahead import Ahead
 from dsync.coordinator.stream.applier import Applier
 from dsync.coordinator.stream.lanes import Lane, kept_by_all
+from dsync.coordinator.stream.letters import Letters
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Rounds, StreamEndedError
-from dsync.protocol.errors import PermanentError, RecordError, ServerUnavailableError
-from dsync.protocol.types import ChangeFrame, ChangeType, Operation
-from tests.unit.coordinator.stream.histories import Change, LedgerSink, history_of, stream
+from dsync.coordinator.tolerance import Tolerance
+from dsync.protocol.errors import PermanentError, ServerUnavailableError
+from dsync.protocol.page_codec import decode_frame
+from dsync.protocol.types import ChangeType, Operation
+from tests.unit.coordinator.stream.histories import Change, FakeJournal, LedgerSink, history_of, stream
+
+if TYPE_CHECKING:
+    from dsync.coordinator.journal import Journal
 
 OPERATIONS = st.sampled_from(
     [Operation.INSERT, Operation.UPDATE, Operation.DELETE, Operation.MOVE, Operation.TRUNCATE, Operation.MARK]
@@ -29,8 +36,10 @@ TRANSACTIONS = st.lists(st.lists(st.tuples(OPERATIONS, st.integers(0, 5)), min_s
 class Life:
     """A coordinator that applies until the stream ends or something fails."""
 
-    def __init__(self, sink: LedgerSink, *, in_one: bool = False, repeat: bool = False) -> None:
-        self.buried = list[bytes]()
+    def __init__(
+        self, sink: LedgerSink, *, in_one: bool = False, repeat: bool = False, most: int | None = None
+    ) -> None:
+        self.journal = FakeJournal()
         self.stopped = dict[str, str]()
         self.applier = Applier(
             ahead=Ahead(all_until=0),
@@ -42,7 +51,12 @@ class Life:
             target_of=lambda namespace: namespace,
             retries=Retries(retry_for_s=5 if repeat else 0, emit=lambda _: None, is_stopping=lambda: False),
             reopen=_nothing,
-            bury=self._bury,
+            letters=Letters(
+                journal=cast("Journal", self.journal),
+                emit=lambda _: None,
+                tolerance=Tolerance(of_flow=most),
+                lanes=sink.lanes,
+            ),
             complete=sink.complete,
             stop_namespace=self._stop,
             in_one=in_one,
@@ -51,8 +65,10 @@ class Life:
     async def _stop(self, namespace: str, reason: str) -> None:
         self.stopped[namespace] = reason
 
-    async def _bury(self, change: ChangeFrame, error: RecordError) -> None:
-        self.buried.append(bytes(change.body))
+    @property
+    def buried(self) -> list[int]:
+        """The numbers of the changes that were refused."""
+        return sorted(int(bytes(decode_frame(row.payload).body)) for row in self.journal.letters.values())
 
     async def run(self, history: list[Change], cuts: random.Random, *, limit_bytes: int) -> None:
         rounds = Rounds(limit_bytes=limit_bytes, whole_transactions=self.applier.in_one)
@@ -103,22 +119,57 @@ async def test_every_change_is_applied_once_and_in_order(
     assert sink.position.place == (counted[-1] if counted else (0, 0))
 
 
-@settings(max_examples=60, deadline=None)
-@given(TRANSACTIONS, st.integers(1, 4), st.randoms(), st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)))
+@settings(max_examples=90, deadline=None)
+@given(
+    TRANSACTIONS,
+    st.integers(1, 4),
+    st.randoms(),
+    st.sets(st.integers(0, 40)),
+    st.sets(st.integers(0, 40)),
+    st.sampled_from(["named", "nameless", "in one"]),
+)
 async def test_changes_that_meet_are_refused_or_want_values_hold_up_nothing(
     transactions: list[list[tuple[Operation, int]]],
     lanes: int,
     chance: random.Random,
     refused: set[int],
     incomplete: set[int],
+    way: str,
 ) -> None:
+    """Whether or not the sink says which change it refuses; where it has to say it, no transaction is torn."""
     history = history_of(transactions)
-    bad = frozenset(c.number for c in history if c.number in refused and c.operation is not Operation.MARK)
-    sink = LedgerSink(lanes=lanes, refuses=bad, meet=lambda: chance.random() < 0.4, incomplete=incomplete)
-    life = Life(sink)
+    changes = [change for change in history if change.operation not in (Operation.MARK, Operation.TRUNCATE)]
+    bad = frozenset(change.number for change in changes if change.number in refused)
+    sink = LedgerSink(
+        lanes=lanes, refuses=bad, names=way != "nameless", meet=lambda: chance.random() < 0.4, incomplete=incomplete
+    )
+    life = Life(sink, in_one=way == "in one")
     await life.run(history, chance, limit_bytes=30)
     check(sink, history, without=bad)
-    assert sorted(map(int, life.buried)) == sorted(bad)
+    assert life.buried == sorted(bad)
+
+
+async def test_more_refused_changes_than_are_borne_stop_their_table_alone() -> None:
+    history = history_of([[(Operation.INSERT, key)] for key in range(10)])
+    sink = LedgerSink(lanes=1, refuses=frozenset({1, 3, 5, 7}), names=True)
+    life = Life(sink, most=2)
+    await life.run(history, random.Random(0), limit_bytes=1)
+    assert life.buried == [1, 3, 5]
+    assert "more than the 2 allowed" in life.stopped["a"]
+    assert "dsync resync f --table a" in life.stopped["a"]
+    check(sink, history, without=frozenset({1, 3, 5, 6, 7, 8, 9}))
+    assert sink.position.place == history[-1].place, "the others go on"
+
+
+async def test_a_table_that_cannot_be_emptied_stops() -> None:
+    """What was there before would stay for ever, and no later change heals that."""
+    history = history_of([[(Operation.INSERT, 1)], [(Operation.TRUNCATE, 0)], [(Operation.INSERT, 2)]])
+    sink = LedgerSink(lanes=2, refuses=frozenset({1}))
+    life = Life(sink)
+    await life.run(history, random.Random(0), limit_bytes=1)
+    assert "it was emptied at the source" in life.stopped["a"]
+    assert not life.buried
+    check(sink, history, without=frozenset({1, 2}))
 
 
 @settings(max_examples=60, deadline=None)
