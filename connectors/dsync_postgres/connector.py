@@ -18,6 +18,7 @@ from dsync_postgres.sessions import Sessions
 
 if TYPE_CHECKING:
     from dsync_postgres.checksums.checksums import Checksums
+    from dsync_postgres.cutover.side import Cutover
     from dsync_postgres.sink.side import SinkSide
     from dsync_postgres.source.side import SourceSide
     from dsync_postgres.stream.complete import Completer
@@ -63,6 +64,12 @@ class PostgresConnector(Connector):
         from dsync_postgres.sink.side import SinkSide
 
         return SinkSide(self._sessions, self._context)
+
+    @cached_property
+    def _cutover(self) -> Cutover:
+        from dsync_postgres.cutover.side import Cutover
+
+        return Cutover(self._sessions)
 
     @cached_property
     def _checksums(self) -> Checksums:
@@ -224,6 +231,26 @@ class PostgresConnector(Connector):
 
     async def finish(self, context: types.WriteContext, step: types.FinishStep, source_data: bytes) -> None:
         await self._sink.finish(context, step, source_data)
+
+    # ---------------------------------------------------------------- cut-over
+
+    async def freeze(self, *, dry_run: bool, wait_s: float = 0.0) -> types.Frozen:
+        return await self._cutover.freeze(dry_run=dry_run, wait_s=wait_s)
+
+    async def thaw(self, token: bytes) -> None:
+        await self._cutover.thaw(token)
+
+    async def describe_objects(self, namespaces: Sequence[str], *, whole_database: bool) -> list[types.SchemaObject]:
+        return await self._cutover.describe_objects(namespaces, whole_database=whole_database)
+
+    async def get_sequences(self, namespaces: Sequence[str], *, whole_database: bool) -> list[types.SequenceState]:
+        return await self._cutover.get_sequences(namespaces, whole_database=whole_database)
+
+    async def set_sequences(self, sequences: Sequence[types.SequenceState]) -> list[str]:
+        return await self._cutover.set_sequences(sequences)
+
+    async def refresh_views(self, namespaces: Sequence[str], *, whole_database: bool) -> list[str]:
+        return await self._cutover.refresh_views(namespaces, whole_database=whole_database)
 
     # --------------------------------------------------------------- checksums
 

@@ -129,6 +129,13 @@ class PostgresOptions(Options):
             pattern=r"^[a-z0-9_]{0,63}$",
         ),
     ] = ""
+    overrule_read_only: Annotated[
+        bool,
+        Field(
+            description="Sink: write although sessions of the database are read-only by default, as a cut-over with "
+            "--freeze leaves a source that a flow back writes to."
+        ),
+    ] = False
     maintenance_work_mem: Annotated[
         str,
         Field(

@@ -44,7 +44,8 @@ _MOST_THREADS = 256
 
 # Set after connecting: poolers refuse start-up options. Value and the first major version that knows the setting.
 # With defaults UTF8 → LATIN1 gave silent mojibake, and a DateStyle of the database came through as 01/02/2020.
-_SETTINGS: tuple[tuple[str, str, int], ...] = (
+Settings = tuple[tuple[str, str, int], ...]
+_SETTINGS: Settings = (
     ("client_encoding", "UTF8", 0),
     ("DateStyle", "ISO", 0),
     ("IntervalStyle", "postgres", 0),
@@ -61,6 +62,7 @@ _SETTINGS: tuple[tuple[str, str, int], ...] = (
     ("idle_session_timeout", "0", 14),
     ("transaction_timeout", "0", 17),
 )
+_WRITING: Settings = (("default_transaction_read_only", "off", 0),)
 # What the server calls libpq's parameters. A client that is gone without a word would keep its locks for hours, and so
 # keep us out: a page that is sent again waits for the ledger row of the one before.
 _LINE = {
@@ -171,6 +173,7 @@ class Sessions:
         """What `configure` was told: the flow, page sizes and limits."""
         self.pages = PageExchange()
         """Where pages by reference go."""
+        self._own = _WRITING if options.overrule_read_only else ()
         self._executor = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="dsync-postgres")
         self._changed = asyncio.Condition()
         self._idle: list[Session] = []
@@ -237,7 +240,7 @@ class Sessions:
         """
         name = self.application_name(role)
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._executor, _connect, self.target, name, replication)
+        future = loop.run_in_executor(self._executor, _connect, self.target, name, replication, self._own)
         try:
             # A host name may have several addresses, and resolving it is not under the driver's limit.
             async with asyncio.timeout(CONNECT_LIMIT_S):
@@ -398,7 +401,7 @@ def snapshot_lost() -> errors.SnapshotLostError:
     )
 
 
-def _connect(target: Target, application_name: str, replication: bool) -> Connection:
+def _connect(target: Target, application_name: str, replication: bool, own: Settings = ()) -> Connection:
     where = target.conninfo
     if replication:
         where = make_conninfo(where, replication="database")
@@ -412,7 +415,7 @@ def _connect(target: Target, application_name: str, replication: bool) -> Connec
         raise target.translate(exc) from exc.with_traceback(None)
     try:
         with translating(f"preparing a session on {target}"):
-            _pin_settings(connection, application_name)
+            _pin_settings(connection, application_name, own)
     except BaseException:
         connection.close()
         raise
@@ -425,9 +428,9 @@ def _require_files(operation: str) -> None:
         os.close(os.open(os.devnull, os.O_RDONLY))
 
 
-def _pin_settings(connection: Connection, application_name: str) -> None:
+def _pin_settings(connection: Connection, application_name: str, own: Settings) -> None:
     major = connection.info.server_version // 10000
-    wanted = [("application_name", application_name, 0), *_SETTINGS, *_line_settings(connection)]
+    wanted = [("application_name", application_name, 0), *_SETTINGS, *own, *_line_settings(connection)]
     statement = "; ".join(f"SET {name} = '{value}'" for name, value, since in wanted if major >= since)
     connection.execute(statement.encode())
     # A platform that cannot look whether the client is still there accepts only 0.

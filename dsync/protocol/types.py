@@ -779,7 +779,7 @@ class SchemaObject:
     """An object, or a property of one, that two schemas can differ in."""
 
     kind: str
-    """`table`, `column`, `default`, `index`, …"""
+    """`table`, `column`, `default`, `index`, … What ends in `query` only servers of one version write alike."""
     name: str
     namespace: str = ""
     """What it belongs to; empty: it stands for itself."""

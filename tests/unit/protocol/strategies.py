@@ -90,6 +90,7 @@ def _any(hint: Any, page_types: st.SearchStrategy[t.PageType] | None) -> st.Sear
         str: TEXT,
         bytes: BYTES,
         int: NUMBERS,
+        float: st.floats(allow_nan=False),
         bool: st.booleans(),
         datetime: TIMES,
     }

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dsync.protocol import types as t
 from dsync.protocol._gen.adiom.v1 import adiom_pb2 as adiom
 from dsync.protocol._gen.dsync.v1 import dsync_pb2 as dsync
-from dsync.protocol.convert import changes, checksums, flows, handshake, pages, schema, transforms, values
+from dsync.protocol.convert import changes, checksums, cutover, flows, handshake, pages, schema, transforms, values
 from tests.unit.protocol import strategies
 
 Pair = tuple[type, Callable[[Any], Any], Callable[[Any], Any]]
@@ -51,6 +51,7 @@ PAIRS: list[Pair] = [
     (t.KeyRange, checksums.range_to_pb, checksums.range_from_pb),
     (t.ChecksumRequest, checksums.checksum_request_to_pb, checksums.checksum_request_from_pb),
     (t.RowsRequest, checksums.rows_request_to_pb, checksums.rows_request_from_pb),
+    (t.Frozen, cutover.frozen_to_pb, cutover.frozen_from_pb),
     (t.TransformCapabilities, transforms.transform_capabilities_to_pb, transforms.transform_capabilities_from_pb),
     (t.TransformRequest, transforms.transform_request_to_pb, transforms.transform_request_from_pb),
 ]
@@ -195,3 +196,16 @@ def test_a_time_that_python_cannot_hold_is_no_time() -> None:
 def test_a_secret_payload_stays_out_of_a_steps_repr() -> None:
     """A finish step's payload is SQL of the user's schema; logs print steps."""
     assert "SELECT" not in repr(t.FinishStep(id="1", kind="view", name="v", payload=b"SELECT 1"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    objects=st.lists(strategies.values(t.SchemaObject), max_size=3),
+    sequences=st.lists(strategies.values(t.SequenceState), max_size=3),
+)
+def test_schemas_and_sequences_survive_the_wire(
+    objects: list[t.SchemaObject], sequences: list[t.SequenceState]
+) -> None:
+    assert cutover.objects_from_pb(_wire(cutover.objects_to_pb(objects))) == objects
+    message = dsync.SetSequencesRequest(sequences=cutover.sequences_to_pb(sequences))
+    assert cutover.sequences_from_pb(_wire(message).sequences) == sequences

@@ -2817,7 +2817,7 @@ class SchemaObject(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DEFINITION_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"table", "column", "default", "index", …"""
+    """"table", "column", "default", "index", … What ends in "query" is text that only servers of one version write alike."""
     namespace: _builtins.str
     """The namespace that it belongs to; empty: it stands for itself."""
     name: _builtins.str

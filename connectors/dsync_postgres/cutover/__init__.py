@@ -1,0 +1,1 @@
+"""What a cut-over asks of a PostgreSQL server, at either end."""
