@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml uv.lock scripts/setup.sh
 demo: setup ## Copy and verify a million rows of every type between two PostgreSQL servers
 	@$(BIN)/dsync quickstart --rows $(ROWS)
 
-generate: setup ## Write anew what is generated: gRPC stubs, the flow file's schema, the reference
+generate: setup ## Write anew what is generated: gRPC stubs, the flow file's schema, the reference, the list of checks
 	@$(BIN)/python scripts/generate.py
 
 fmt: setup ## Format the code

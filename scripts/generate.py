@@ -54,8 +54,13 @@ def _documents() -> dict[str, str]:
     # Not before the stubs are there, without which nothing of ours can be imported.
     from dsync.cli.flow_schema import flow_schema_text
     from dsync.cli.reference import reference
+    from dsync.conformance.catalogue import catalogue
 
-    return {"docs/flow.schema.json": flow_schema_text(), "docs/reference.md": reference()}
+    return {
+        "docs/flow.schema.json": flow_schema_text(),
+        "docs/reference.md": reference(),
+        "docs/conformance.md": catalogue(),
+    }
 
 
 def _stale_documents() -> list[str]:

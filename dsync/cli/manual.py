@@ -248,6 +248,26 @@ ENTRIES: Mapping[str, Entry] = {
         files=(),
         environment=(),
     ),
+    "conformance": Entry(
+        exit_codes=(*_ANY, 4, 130, 143),
+        examples=(
+            Example(
+                what="Examine a connector of this installation, without a sink to write to.",
+                lines=("dsync conformance 'random://?documents=500&changes=500'",),
+            ),
+            Example(
+                what="Examine one that somebody runs, in whatever language.",
+                lines=(
+                    "dsync serve 'random://?documents=100' --listen 127.0.0.1:7001 &",
+                    "serving random at grpc://127.0.0.1:7001",
+                    "dsync conformance 127.0.0.1:7001 --only pages --json",
+                    "kill %1",
+                ),
+            ),
+        ),
+        files=_PLUGINS,
+        environment=("NAME", "XDG_RUNTIME_DIR, TMPDIR"),
+    ),
     "quickstart": Entry(
         exit_codes=(*_ANY, 4, 5, 6, 130, 143),
         examples=(Example(what="See a small shop copied and verified.", lines=("dsync quickstart --rows 2000",)),),

@@ -27,6 +27,7 @@ COMMANDS = {
     "reset": ("reset", "Forget a flow: its state here, and what both ends keep for it."),
     "serve": ("serve", "Run a connector for coordinators on other machines."),
     "connectors": ("connectors", "List the connectors and their options."),
+    "conformance": ("conformance", "Examine a connector: does it keep what the protocol promises?"),
     "quickstart": ("quickstart", "Try it: two PostgreSQL servers, a shop copied and verified."),
     "flow-schema": ("flow_schema", "Print the JSON Schema of flow files, for editors."),
     "completion": ("completion", "Print the script that makes a shell complete `dsync`."),

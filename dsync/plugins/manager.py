@@ -11,12 +11,12 @@ from typing import Literal
 
 from dsync.plugins.endpoint import PluginEndpoint, parse_endpoint
 from dsync.plugins.hosting import host_connector
-from dsync.plugins.inline import InlineConnector
 from dsync.plugins.process import Launch
 from dsync.plugins.registry import Registry
 from dsync.plugins.supervision import Patience, PluginEvent, Supervisor, background
 from dsync.protocol.channel import Deadlines
 from dsync.protocol.client import RemoteConnector
+from dsync.protocol.inline import InlineConnector
 from dsync.protocol.interface import Connector
 from dsync.sdk.redaction import Redactor, secrets_of_uri
 

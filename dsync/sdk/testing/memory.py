@@ -155,6 +155,8 @@ class MemoryConnector(Connector):
 
     def _apply(self, namespace: str, update: Update) -> None:
         key = _key_of(update.id)
+        if update.type is UpdateType.UNKNOWN:
+            raise RequestError(f"{namespace}: a change of a kind that memory does not know")
         if update.type is UpdateType.DELETE:
             self.store.delete(namespace, key)
             return
@@ -223,9 +225,13 @@ class MemoryConnector(Connector):
         Raises:
             SnapshotLostError: the partition belongs to a snapshot that this process does not hold.
         """
+        if request.partition.cursor.count(b":") != 2:
+            raise RequestError(f"{request.partition.namespace}: the partition is not one that memory has planned")
         snapshot, start, stop = request.partition.cursor.decode().split(":")
         if snapshot and snapshot not in self._snapshots:
             raise SnapshotLostError(f"{request.partition.namespace}: the snapshot of this plan is gone; plan again")
+        if request.cursor and not request.cursor.isdigit():
+            raise RequestError(f"{request.partition.namespace}: the cursor is not one that memory has given")
         return int(request.cursor or start), int(stop)
 
     def _build(self, namespace: str, start: int, stop: int, page_bytes: int) -> Page:
@@ -237,6 +243,8 @@ class MemoryConnector(Connector):
 
     async def write_page(self, request: WriteRequest) -> int:
         action = await self.faults.reach("write_page")
+        if request.page.type is not PageType.BSON:
+            raise RequestError(f"{request.namespace}: memory takes BSON pages only, not {request.page.type.name}")
         with self._exchange.body(request.page) as body:
             documents = [_keyed(record) for record in split_records(request.page.type, body)]
         if action == "partial":

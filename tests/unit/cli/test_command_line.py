@@ -24,7 +24,6 @@ LATER_FLAGS = (
 LATER_COMMANDS = (
     "resync",
     "cutover",
-    "conformance",
     "new",
     "transform",
 )

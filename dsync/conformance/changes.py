@@ -1,0 +1,218 @@
+"""Changes: made where that is possible, and followed by StreamUpdates from the position that a plan has fixed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dsync.conformance.check import SkippedError
+from dsync.conformance.records import Id, digest
+from dsync.protocol.errors import UnsupportedError
+from dsync.protocol.types import (
+    PageType,
+    PlanRequest,
+    StreamRequest,
+    Update,
+    UpdateBatch,
+    UpdatesPartition,
+    UpdateType,
+)
+
+if TYPE_CHECKING:
+    from dsync.conformance.subject import Subject
+
+ROUNDS = 3
+A_ROUND = 2
+"""How many changes are made at a time: a few, so that they come in several answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenUpdate:
+    """What is remembered of a change: enough to compare it, and no content."""
+
+    namespace: str
+    ids: tuple[Id, ...]
+    type: UpdateType
+
+    def __str__(self) -> str:
+        return f"{self.type.name} of {', '.join(map(str, self.ids)) or 'no id'} in {self.namespace}"
+
+
+@dataclass(slots=True)
+class History:
+    """What a stream has given."""
+
+    batches: list[UpdateBatch] = field(default_factory=list)
+    has_ended: bool = False
+
+    @property
+    def updates(self) -> list[SeenUpdate]:
+        return [seen_update(update, batch.namespace) for batch in self.batches for update in batch.updates]
+
+    def after(self, batch: int) -> list[SeenUpdate]:
+        """The changes after a batch."""
+        return History(self.batches[batch + 1 :]).updates
+
+
+class Changes:
+    """The changes of one updates partition."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._partition: UpdatesPartition | None = None
+        self._history: History | None = None
+        self._refusal = ""
+
+    @property
+    def can_make(self) -> bool:
+        """Changes can be made: by the author's driver, or by writing to the scratch namespace."""
+        return self._subject.options.change is not None or self._makes_by_writing
+
+    @property
+    def _makes_by_writing(self) -> bool:
+        subject = self._subject
+        return bool(subject.options.scratch and subject.info.sink and subject.info.source)
+
+    async def make(self, number: int) -> None:
+        """Make so many changes."""
+        if self._subject.options.change is not None:
+            await self._subject.options.change(number)
+        elif self._makes_by_writing:
+            await self._subject.scratch.write(self._subject.scratch.items(number, text="a change"))
+
+    async def plan(self) -> UpdatesPartition | None:
+        """Fix a position anew: an updates partition from which changes are followed; None where there are none.
+
+        Raises:
+            SkippedError: no namespace is known to follow.
+        """
+        subject = self._subject
+        by_writing = self._makes_by_writing and subject.options.change is None
+        names = (subject.options.scratch,) if by_writing else (await subject.namespaces())[:1]
+        try:
+            plan = await subject.connector.generate_plan(
+                PlanRequest(namespaces=names, initial_sync=False, updates=True)
+            )
+        except UnsupportedError:
+            return None
+        return plan.updates_partitions[0] if plan.updates_partitions else None
+
+    async def why_not(self) -> str:
+        """Why nothing can be followed; empty where it can."""
+        if self._history is None and not self._refusal and await self.plan() is None:
+            self._refusal = "it plans no changes: GeneratePlan with `updates` gives no updates partition"
+        return self._refusal
+
+    async def history(self) -> tuple[UpdatesPartition, History]:
+        """The first changes after a planned position, several batches where changes can be made; read once.
+
+        Raises:
+            SkippedError: no change came.
+        """
+        if self._partition is None or self._history is None:
+            self._partition = await self.plan()
+            assert self._partition is not None, "a check of a stream needs one"
+            self._history = await self._first(self._partition)
+        if not self._history.updates:
+            raise SkippedError(
+                f"no change came within {self._subject.options.wait_s:g} s: let somebody write meanwhile, or give a"
+                " scratch namespace"
+            )
+        return self._partition, self._history
+
+    async def _first(self, partition: UpdatesPartition) -> History:
+        history = History()
+        async with self.open(partition, partition.cursor) as stream:
+            if not self.can_make:
+                await stream.fill(history, batches=ROUNDS)
+                return history
+            for number in range(1, ROUNDS + 1):
+                await self.make(A_ROUND)
+                await stream.fill(history, updates=A_ROUND * number)
+        return history
+
+    async def collect(self, partition: UpdatesPartition, cursor: bytes, updates: int) -> History:
+        """What a stream opened at a cursor gives, until so many changes have come or none does any more."""
+        history = History()
+        async with self.open(partition, cursor) as stream:
+            await stream.fill(history, updates=updates)
+        return history
+
+    @asynccontextmanager
+    async def open(self, partition: UpdatesPartition, cursor: bytes) -> AsyncIterator[Stream]:
+        """A stream, closed with the block."""
+        request = StreamRequest(
+            namespaces=partition.namespaces,
+            type=self.type,
+            cursor=cursor,
+            header=partition.header,
+            value=partition.value,
+        )
+        stream = Stream(self._subject.connector.stream_updates(request), wait_s=self._subject.options.wait_s)
+        try:
+            yield stream
+        finally:
+            await stream.close()
+
+    @property
+    def type(self) -> PageType:
+        return self._subject.read_type
+
+
+class Stream:
+    """An open stream whose next answer is waited for by a task of its own, so that giving up does not end the call."""
+
+    def __init__(self, batches: AsyncIterator[UpdateBatch], *, wait_s: float) -> None:
+        self._batches = batches
+        self._wait_s = wait_s
+        self._next: asyncio.Task[UpdateBatch | None] | None = None
+
+    async def next(self) -> UpdateBatch | None:
+        """The next answer; None where the stream has ended.
+
+        Raises:
+            TimeoutError: none came in time; the stream stays open.
+        """
+        if self._next is None:
+            self._next = asyncio.create_task(self._one())
+        done, _ = await asyncio.wait({self._next}, timeout=self._wait_s)
+        if not done:
+            raise TimeoutError
+        task, self._next = self._next, None
+        return task.result()
+
+    async def _one(self) -> UpdateBatch | None:
+        return await anext(self._batches, None)
+
+    async def fill(self, history: History, *, updates: int = 0, batches: int = 0) -> None:
+        """Add answers until the history has so many changes and answers, none comes, or the stream ends."""
+        while len(history.updates) < updates or len(history.batches) < batches:
+            try:
+                batch = await self.next()
+            except TimeoutError:
+                return
+            if batch is None:
+                history.has_ended = True
+                return
+            history.batches.append(batch)
+
+    async def close(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.wait({self._next})
+        if isinstance(self._batches, AsyncGenerator):
+            await self._batches.aclose()
+
+
+def seen_update(update: Update, namespace: str) -> SeenUpdate:
+    """A change as it is remembered."""
+    ids = tuple(Id(value.type, value.data) for value in update.id)
+    return SeenUpdate(namespace, ids, update.type)
+
+
+def content_of(update: Update) -> tuple[Any, ...]:
+    """All that a change says, without its content."""
+    return digest([update.data]), update.partial_update_unset

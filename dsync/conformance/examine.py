@@ -1,0 +1,101 @@
+"""Every check that fits what a connector declares, tried one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+
+from dsync.conformance.check import Check, FailedError, Outcome, SkippedError, status_of
+from dsync.conformance.checks import CHECKS
+from dsync.conformance.options import ExamineOptions
+from dsync.conformance.report import CheckResult, Report
+from dsync.conformance.subject import Subject
+from dsync.protocol.errors import DsyncError, RequestError
+from dsync.protocol.interface import Connector, services_of
+from dsync.protocol.types import Extensions
+
+OWN_RECORDS = frozenset({"info", "write", "updates", "ids", "ledger"})
+"""Groups that send records of the kit's own alone: what a connector says of those may be shown."""
+
+
+def _ignore(result: CheckResult) -> None:
+    """Nobody asked to be told."""
+
+
+async def examine(
+    connector: Connector,
+    options: ExamineOptions | None = None,
+    *,
+    on_result: Callable[[CheckResult], None] = _ignore,
+) -> Report:
+    """Examine a connector; it stays open. `on_result` is told of each check as it comes to its end.
+
+    Raises:
+        RequestError: the options name a check that there is not.
+        DsyncError: it does not even say who it is.
+    """
+    options = options or ExamineOptions()
+    require_known(options.only)
+    info = await connector.get_info()
+    extensions = await connector.get_extensions()
+    if extensions != Extensions() and not extensions.services:
+        # In process, what a connector's class overrides is what it serves.
+        extensions = dataclasses.replace(extensions, services=services_of(connector))
+    subject = Subject(connector, info, extensions, options)
+    results = []
+    left_over = 0
+    try:
+        for check in CHECKS.values():
+            if options.wants(check.id):
+                results.append(await _try(check, subject))
+                on_result(results[-1])
+    finally:
+        left_over = await _clean_up(subject)
+    return Report(info=info, extensions=extensions, results=tuple(results), left_over=left_over)
+
+
+def require_known(only: frozenset[str]) -> None:
+    """Raises RequestError where a name is neither a check's nor a group's."""
+    known = {*CHECKS, *(check.group for check in CHECKS.values())}
+    unknown = sorted(only - known)
+    if unknown:
+        raise RequestError(f"there is no check {', '.join(unknown)}; docs/conformance.md lists them")
+
+
+async def _try(check: Check, subject: Subject) -> CheckResult:
+    started = time.monotonic()
+
+    def ended(outcome: Outcome, *, note: str = "", expected: str = "", seen: str = "") -> CheckResult:
+        elapsed_s = time.monotonic() - started
+        return CheckResult(check=check, outcome=outcome, note=note, expected=expected, seen=seen, elapsed_s=elapsed_s)
+
+    try:
+        async with asyncio.timeout(subject.options.check_s):
+            for need in check.needs:
+                if reason := await need.missing(subject):
+                    return ended(Outcome.SKIPPED, note=reason)
+            return ended(Outcome.PASSED, note=await check.run(subject) or "")
+    except SkippedError as skipped:
+        return ended(Outcome.SKIPPED, note=str(skipped))
+    except FailedError as failed:
+        return ended(Outcome.FAILED, expected=failed.expected, seen=failed.seen)
+    except TimeoutError:
+        limit = f"an answer to every call within {subject.options.check_s:g} s"
+        return ended(Outcome.FAILED, expected=limit, seen="the check did not come to its end")
+    except DsyncError as error:
+        said = f": {error}" if check.group in OWN_RECORDS else ""
+        return ended(Outcome.FAILED, expected="no call of this check fails", seen=status_of(error) + said)
+
+
+async def _clean_up(subject: Subject) -> int:
+    left_over = 0
+    if subject.options.scratch and subject.info.sink is not None:
+        left_over = await subject.scratch.clear()
+    if subject.has_ledger:
+        with contextlib.suppress(DsyncError, TimeoutError):
+            async with asyncio.timeout(subject.options.check_s):
+                await subject.connector.forget_flow(subject.flow)
+    return left_over

@@ -1,0 +1,145 @@
+"""A connector that keeps every promise: the memory connector, with a log of its changes that can be followed."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from itertools import count
+
+import bson
+from bson.int64 import Int64
+
+from dsync.conformance import ExamineOptions, Report, examine
+from dsync.protocol.inline import InlineConnector
+from dsync.protocol.interface import Connector
+from dsync.protocol.pages import records_of
+from dsync.sdk.errors import RequestError
+from dsync.sdk.testing.memory import MemoryConnector
+from dsync.sdk.types import (
+    BsonValue,
+    Info,
+    LsnPosition,
+    Plan,
+    PlanRequest,
+    SessionRequest,
+    StreamRequest,
+    Update,
+    UpdateBatch,
+    UpdatesPartition,
+    UpdateType,
+    WriteRequest,
+    WriteUpdatesRequest,
+)
+
+NAMESPACES = ("shop.orders", "shop.people")
+SCRATCH = "kit.scratch"
+CANARY = "what a record says, which no report may repeat"
+"""Stands in every record that is not the kit's own."""
+_ROWS = 45
+_A_BATCH = 2
+
+
+class Honest(MemoryConnector):
+    """Two namespaces of three partitions, of several pages each; what is written can be followed."""
+
+    def __init__(self, *, modest: bool = False) -> None:
+        """`modest`: without the capabilities that can be declared or not."""
+        super().__init__(partition_rows=15, header="x-part")
+        self.modest = modest
+        self.log: list[tuple[str, Update]] = []
+        self._logged = asyncio.Event()
+        self.session = SessionRequest(page_bytes=16 * 1024)
+        for name in NAMESPACES:
+            self.put(name, [{"_id": Int64(number), "text": CANARY * 100} for number in range(_ROWS)])
+        self.put(SCRATCH, [])
+        self.store.create(SCRATCH)
+
+    async def get_info(self) -> Info:
+        info = await super().get_info()
+        assert info.source is not None
+        if self.modest:
+            return dataclasses.replace(info, source=dataclasses.replace(info.source, get_by_ids=False))
+        return dataclasses.replace(info, source=dataclasses.replace(info.source, lsn_stream=True))
+
+    async def get_by_ids(self, namespace: str, ids: object, page_type: object) -> list[bytes]:
+        if self.modest:
+            return await Connector.get_by_ids(self, namespace, ids, page_type)  # type: ignore[arg-type]
+        return await super().get_by_ids(namespace, ids, page_type)  # type: ignore[arg-type]
+
+    # ---------------------------------------------------------------- changes
+
+    async def generate_plan(self, request: PlanRequest) -> Plan:
+        plan = await super().generate_plan(request) if request.initial_sync else Plan(partitions=())
+        if not request.updates:
+            return plan
+        partition = UpdatesPartition(namespaces=request.namespaces, cursor=b"%d" % len(self.log))
+        return dataclasses.replace(plan, updates_partitions=(partition,))
+
+    async def write_updates(self, request: WriteUpdatesRequest) -> None:
+        await super().write_updates(request)
+        self.logged(request.namespace, *request.updates)
+
+    async def write_page(self, request: WriteRequest) -> int:
+        written = await super().write_page(request)
+        for record in records_of(request.page):
+            self.logged(request.namespace, Update(id=(key_of(record),), type=UpdateType.INSERT, data=record))
+        return written
+
+    def logged(self, namespace: str, *updates: Update) -> None:
+        """Note changes, and wake who waits for them."""
+        self.log += [(namespace, update) for update in updates]
+        self._logged.set()
+        self._logged = asyncio.Event()
+
+    async def stream_updates(self, request: StreamRequest) -> AsyncIterator[UpdateBatch]:
+        at = self.place(request.cursor)
+        while True:
+            batch = [update for name, update in self.log[at : at + _A_BATCH] if name in request.namespaces]
+            if at < len(self.log):
+                at = min(at + _A_BATCH, len(self.log))
+                yield UpdateBatch(updates=tuple(batch), namespace=request.namespaces[0], next_cursor=b"%d" % at)
+            else:
+                await self._logged.wait()
+
+    def place(self, cursor: bytes) -> int:
+        """Where a cursor lies in the log."""
+        if not cursor.isdigit() or int(cursor) > len(self.log):
+            raise RequestError("the cursor is not one that this source has given")
+        return int(cursor)
+
+    async def stream_lsn(self, request: StreamRequest) -> AsyncIterator[LsnPosition]:
+        if self.modest:
+            return
+        at = self.place(request.cursor) if request.cursor else 0
+        while True:
+            at = max(at, len(self.log))
+            yield LsnPosition(lsn=at, next_cursor=b"%d" % at)
+            await self._logged.wait()
+
+
+_numbers = count(1_000_000)
+
+
+def orders(number: int) -> WriteUpdatesRequest:
+    """So many new orders, as an application makes them."""
+    records = [bson.encode({"_id": Int64(next(_numbers)), "text": CANARY}) for _ in range(number)]
+    updates = (Update(id=(key_of(record),), type=UpdateType.INSERT, data=record) for record in records)
+    return WriteUpdatesRequest(namespace=NAMESPACES[0], updates=tuple(updates))
+
+
+def key_of(record: bytes) -> BsonValue:
+    """A record's id as an update carries it."""
+    element = bson.encode({"": bson.decode(record)["_id"]})
+    return BsonValue(data=element[6:-1], type=element[4], name="_id")
+
+
+def quick(**changed: object) -> ExamineOptions:
+    """Everything may be tried, and nothing is waited for long."""
+    options = ExamineOptions(namespaces=NAMESPACES, scratch=SCRATCH, wait_s=0.25, pause_s=0.1, check_s=10)
+    return dataclasses.replace(options, **changed)  # type: ignore[arg-type]
+
+
+async def examined(connector: Connector, **changed: object) -> Report:
+    """A connector in this process, as its caller sees it."""
+    return await examine(InlineConnector(connector, name="memory"), quick(**changed))
