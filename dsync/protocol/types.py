@@ -690,6 +690,9 @@ class StreamChangesRequest:
     type: ChangeType = ChangeType.BSON
     cursor: bytes = b""
     """Empty: from the position that the plan has fixed."""
+    durable: bytes | None = None
+    """Everything up to here is durable; what lies between it and the cursor was read, and may be lost. None: the
+    cursor."""
     frame_bytes: int = 0
     header: str = ""
     """With `value` as in the UpdatesPartition that is streamed: sent as metadata, for load balancers."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 
 from tests.chaos.tables import BROKEN, ROWS, publishable
 from tests.crash.followed import Application
@@ -133,10 +134,11 @@ class Restless(Application):
         connection.execute("UPDATE named SET name = 'name ' || %s, note = 'moved' WHERE id = %s", [self._new(), some])
 
     def _broken(self, connection: psycopg.Connection) -> None:
-        name = self._random.choice(BROKEN)
-        connection.execute(
-            f"UPDATE {name} SET second = second + 1 WHERE id = %s".encode(), [self._random.randint(1, 800)]
-        )
+        """By the one column that stays what it is."""
+        name, some = sql.Identifier(self._random.choice(BROKEN)), self._random.randint(1, 800)
+        connection.execute(sql.SQL("UPDATE {} SET id = id WHERE id = %s").format(name), [some])
+        connection.execute(sql.SQL("DELETE FROM {} WHERE id = %s").format(name), [some + 1])
+        connection.execute(sql.SQL("INSERT INTO {} (id) VALUES (%s)").format(name), [self._new()])
 
     _ALL_WAYS = (*Application._WAYS, _grow, _empty, _type, _swap, _book, _fell, _rename, _broken)
 

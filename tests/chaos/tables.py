@@ -8,7 +8,7 @@ from psycopg import sql
 from tests.crash import followed
 from tests.support.databases import Database
 
-GROWN = ("grown", "parents", "keyless", "leaf_1")
+GROWN = ("grown", "parents", "keyless", "leaves")
 """Columns are added to these."""
 BROKEN = ("broken_1", "broken_2", "broken_3", "broken_4")
 """Each of them is changed at most once so that it cannot be followed any more."""

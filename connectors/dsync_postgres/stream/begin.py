@@ -143,7 +143,8 @@ async def _publish(sessions: Sessions, names: Names, tables: Sequence[TableName]
     found = await find_publication(sessions, names.publication)
     if names.owns_publication:
         await create_publication(sessions, names.publication, tables)
-        return found is not None and found.tables.issuperset(tables)
+        # What was taken out and put back is in no stream for as long as it was out.
+        return found is not None and found.tables.issuperset(tables) and found.is_untouched
     require_publication(found, names.publication, tables)
     await sessions.run(
         f"looking at what publication {names.publication} publishes",

@@ -27,8 +27,8 @@ from dsync_postgres.stream.frames import FrameBuilder, TypeName
 from dsync_postgres.stream.keys import TableKey, key_of, read_table_keys
 from dsync_postgres.stream.messages import Relation
 from dsync_postgres.stream.position import Position
-from dsync_postgres.stream.publication import find_publication, require_publication
-from dsync_postgres.stream.slots import find_slot, require_usable
+from dsync_postgres.stream.publication import find_publication, require_publication, require_told_rows
+from dsync_postgres.stream.slots import find_slot, require_not_moved, require_usable
 from dsync_postgres.stream.transactions import Transactions
 
 _log = structlog.get_logger(__name__)
@@ -52,13 +52,15 @@ class Following:
     tables: tuple[TableName, ...]
     """Those whose changes are wanted; a publication of an administrator's may have more."""
     position: Position
-    """Everything up to it is durable."""
+    """Where it goes on."""
     folder: Path
     """Where large transactions wait; there already, and nobody else's."""
     frame_bytes: int = 1024 * 1024
     frame_limit_bytes: int = 64 * 1024 * 1024
     """What a frame may weigh at the most, everything included."""
     retry_for_s: float = 30.0
+    durable_lsn: int | None = None
+    """Everything up to it is durable; None: up to the position."""
 
 
 class Follower:
@@ -68,7 +70,8 @@ class Follower:
         self._sessions = sessions
         self._following = following
         self._sent = following.position
-        self._durable_lsn = following.position.end_lsn
+        durable = following.durable_lsn
+        self._durable_lsn = following.position.end_lsn if durable is None else durable
         self._connection: ReplicationConnection | None = None
         self._last_pid = 0
         self._types: dict[TypeName, str] = {}
@@ -126,6 +129,7 @@ class Follower:
                 )
             )
             self._connection = connection
+            await self._require_not_moved(connection)
             builder = self._builder(tables)
             while True:
                 if asyncio.get_running_loop().time() - self._checked_at_s > _LOOK_S:
@@ -219,11 +223,22 @@ class Follower:
         require_usable(slot, following.slot, database=system.database, position=sent.end_lsn)
         await self._require_published()
 
+    async def _require_not_moved(self, connection: ReplicationConnection) -> None:
+        """Look once more, now that nobody else can move the slot: it may have been between the look and the start.
+
+        Raises:
+            SlotMovedError: the server skips what lies between.
+        """
+        slot = await find_slot(self._sessions, self._following.slot)
+        if slot is not None:
+            require_not_moved(slot, database=connection.system.database, position=self._sent.end_lsn)
+
     async def _require_published(self) -> None:
         """Look from time to time, too: what a publication leaves out from now on, the stream does not tell.
 
         Raises:
             PublicationMissingError, PublicationChangedError: changes would be left out.
+            ReplicaIdentityError: a table's writers fail by now.
         """
         self._checked_at_s = asyncio.get_running_loop().time()
         found = [
@@ -233,7 +248,11 @@ class Follower:
         published = frozenset[TableName]().union(*(publication.tables for publication in found))
         whole = frozenset[TableName]().union(*(publication.tables - publication.partial for publication in found))
         merged = replace(found[0], tables=published, partial=published - whole)
-        require_publication(merged, ", ".join(self._following.publications), self._following.tables)
+        tables = self._following.tables
+        require_publication(merged, ", ".join(self._following.publications), tables)
+        await self._sessions.run(
+            "looking at what tells rows apart", lambda connection: require_told_rows(connection, tables)
+        )
 
     async def _require_history(self, connection: ReplicationConnection) -> None:
         """After a promotion the position has to lie in what both servers have in common."""

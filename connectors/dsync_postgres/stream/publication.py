@@ -17,6 +17,7 @@ from dsync.sdk import errors
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Connection, Sessions
 from dsync_postgres.stream.errors import PublicationChangedError, PublicationMissingError, ReplicaIdentityError
+from dsync_postgres.stream.seal import read_seal, seal
 
 _MOST_NAMES = 5
 _OPERATIONS = ("insert", "update", "delete", "truncate")
@@ -33,6 +34,15 @@ class Publication:
     """What it publishes changes of, leaves of partitioned tables among them."""
     partial: frozenset[TableName]
     """Those of which it leaves out rows or columns."""
+    has_other_options: bool = False
+    """It was made anew since it was made for the flow, or its options were changed, be it for a moment."""
+    altered: frozenset[TableName] = frozenset()
+    """Those that it has not published all the time since then."""
+
+    @property
+    def is_untouched(self) -> bool:
+        """Nobody but dsync has altered it, as far as can be told."""
+        return not self.has_other_options and not self.altered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +113,12 @@ async def create_publication(sessions: Sessions, name: str, tables: Sequence[Tab
     def work(connection: Connection) -> Publication:
         require_identities(connection, tables)
         found = read_publication(connection, name)
-        if found is None:
-            connection.execute(_create(name, tables))
-        else:
-            _change(connection, found, tables)
+        with connection.transaction():
+            if found is None:
+                connection.execute(_create(name, tables))
+            else:
+                _change(connection, found, tables)
+            seal(connection, name)
         made = read_publication(connection, name)
         assert made is not None, "it was there a moment ago"
         return made
@@ -126,7 +138,9 @@ async def add_tables(sessions: Sessions, name: str, tables: Sequence[TableName])
         found = _require(read_publication(connection, name), name)
         fresh = [table for table in tables if table not in found.tables]
         if fresh:
-            connection.execute(_alter(name, "ADD", fresh))
+            with connection.transaction():
+                connection.execute(_alter(name, "ADD", fresh))
+                seal(connection, name, fresh)
 
     await sessions.run(f"adding tables to publication {name}", work)
 
@@ -188,6 +202,12 @@ def require_publication(found: Publication | None, name: str, tables: Iterable[T
                 f"following by publication {name}: it does not publish {what} {_listed(tables_lacking)}; publish "
                 "the whole tables (ALTER PUBLICATION …), and copy them again (--again)"
             )
+    if found.has_other_options or wanted & found.altered:
+        what = "it, or its options," if found.has_other_options else f"what it publishes of {_listed(found.altered)}"
+        raise PublicationChangedError(
+            f"following by publication {name}: somebody has changed {what} since dsync made it, and what was written "
+            "meanwhile may be in no stream; run the flow again with --again, which copies what has changed"
+        )
     return found
 
 
@@ -226,6 +246,21 @@ def require_identities(connection: Connection, tables: Sequence[TableName]) -> N
         )
 
 
+def require_told_rows(connection: Connection, tables: Sequence[TableName]) -> None:
+    """See to it that those of the tables that are there still have something to tell their rows by.
+
+    Raises:
+        ReplicaIdentityError: one of them has lost it, and with that its writers fail.
+    """
+    found = read_identities(connection, tables)
+    if nameless := [table for table, facts in found.items() if not facts.tells_rows]:
+        raise ReplicaIdentityError(
+            f"following {_listed(nameless)}: it has lost its replica identity, and without one the application's own "
+            "UPDATE and DELETE fail; add a primary key, or ALTER TABLE … REPLICA IDENTITY FULL, and run the same "
+            "command again"
+        )
+
+
 def _require(found: Publication | None, name: str) -> Publication:
     if found is None:
         raise PublicationMissingError(
@@ -243,6 +278,7 @@ def read_publication(connection: Connection, name: str) -> Publication | None:
     if row is None:
         return None
     published = connection.execute(_PUBLISHED, [name]).fetchall()
+    sealed = read_seal(connection, name)
     return Publication(
         name=name,
         operations=frozenset(operation for operation, is_on in zip(_OPERATIONS, row, strict=False) if is_on),
@@ -251,6 +287,8 @@ def read_publication(connection: Connection, name: str) -> Publication | None:
         partial=frozenset(
             TableName(schema=schema, name=table) for schema, table, is_partial in published if is_partial
         ),
+        has_other_options=sealed is not None and sealed.has_other_options,
+        altered=sealed.altered if sealed is not None else frozenset(),
     )
 
 
@@ -265,11 +303,10 @@ def _create(name: str, tables: Sequence[TableName]) -> sql.Composed:
 def _change(connection: Connection, found: Publication, tables: Sequence[TableName]) -> None:
     """Let a publication of ours be what it should be: after a crash, or with another choice of tables."""
     name = found.name
-    with connection.transaction():
-        if gone := sorted(found.tables - set(tables)):
-            connection.execute(_alter(name, "DROP", gone))
-        if fresh := [table for table in tables if table not in found.tables]:
-            connection.execute(_alter(name, "ADD", fresh))
+    if gone := sorted(found.tables - set(tables)):
+        connection.execute(_alter(name, "DROP", gone))
+    if fresh := [table for table in tables if table not in found.tables]:
+        connection.execute(_alter(name, "ADD", fresh))
 
 
 def _alter(name: str, verb: str, tables: Sequence[TableName]) -> sql.Composed:

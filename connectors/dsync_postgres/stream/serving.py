@@ -31,7 +31,7 @@ class Streams:
         self._followers: dict[frozenset[str], Follower] = {}
 
     async def stream(self, request: types.StreamChangesRequest) -> AsyncGenerator[types.ChangeFrame, None]:
-        """Changes after the cursor, for ever; what lies before it is durable.
+        """Changes after the cursor, for ever; what lies before `durable`, or else before it, may be discarded.
 
         Raises:
             RequestError: there is no cursor: what is followed is begun by planning.
@@ -129,6 +129,7 @@ class Streams:
             publications=(names.publication,),
             tables=tuple(TableName.parse(namespace) for namespace in request.namespaces),
             position=Position.decode(request.cursor),
+            durable_lsn=Position.decode(request.durable or request.cursor).end_lsn,
             folder=folder,
             frame_bytes=min(request.frame_bytes or agreed.page_bytes, agreed.max_message_bytes // _LARGEST_SHARE),
             frame_limit_bytes=agreed.max_message_bytes,

@@ -180,15 +180,25 @@ def require_usable(slot: Slot | None, name: str, *, database: str, position: int
         SlotBusyError: somebody reads from it.
     """
     slot = require_whole(slot, name, database=database)
-    if position is not None and slot.confirmed_lsn > position:
-        raise SlotMovedError(
-            f"following {database}: replication slot {name} stands at {format_lsn(slot.confirmed_lsn)}, after the "
-            f"flow's position {format_lsn(position)}: somebody else has moved or made it, and the server would skip "
-            "what lies between; run the flow again with --again, which copies what has changed"
-        )
+    if position is not None:
+        require_not_moved(slot, database=database, position=position)
     if slot.active_pid:
         raise busy(name, slot.active_pid, slot.reader)
     return slot
+
+
+def require_not_moved(slot: Slot, *, database: str, position: int) -> None:
+    """See to it that the server sends all that comes after a position.
+
+    Raises:
+        SlotMovedError: it skips some of it.
+    """
+    if slot.confirmed_lsn > position:
+        raise SlotMovedError(
+            f"following {database}: replication slot {slot.name} stands at {format_lsn(slot.confirmed_lsn)}, after the "
+            f"flow's position {format_lsn(position)}: somebody else has moved or made it, and the server would skip "
+            "what lies between; run the flow again with --again, which copies what has changed"
+        )
 
 
 def require_whole(slot: Slot | None, name: str, *, database: str) -> Slot:

@@ -58,6 +58,8 @@ class Intake:
     reopen: Callable[[], Awaitable[object]]
     """Awaited before the stream is opened again: a plug-in that was restarted has forgotten its session."""
 
+    durable: bytes | None = field(default=None, init=False)
+    """A cursor up to which the source was told that everything is durable; None: nothing was told yet."""
     quiet: Position = field(default_factory=Position, init=False)
     """The end of the last frame, or what the source has said since of having no more changes: a later cursor."""
     position: int = field(default=0, init=False)
@@ -114,6 +116,8 @@ class Intake:
             namespaces=self.request.namespaces,
             type=self.request.type,
             cursor=self.quiet.cursor,
+            # What is in the spool alone the source has to keep: the spool may be lost.
+            durable=self.start.cursor if self.durable is None else self.durable,
             frame_bytes=self.request.frame_bytes,
             header=self.request.header,
             value=self.request.value,

@@ -223,6 +223,7 @@ class Stream:
     async def acknowledge(self, cursor: bytes) -> None:
         """Tell the source what is durable. Only garbage collection: what cannot be told now is told later."""
         failpoint("coordinator.before_acknowledge")
+        self.intake.durable = cursor
         with contextlib.suppress(DsyncError):
             await self.context.source.connector.acknowledge(self.following.partition.namespaces, cursor)
         failpoint("coordinator.after_acknowledge")

@@ -20,6 +20,7 @@ def stream_changes_to_pb(request: t.StreamChangesRequest) -> dsync.StreamChanges
         namespaces=request.namespaces,
         type=change_type_to_pb(request.type),
         cursor=request.cursor,
+        durable=request.durable,
         frame_bytes=request.frame_bytes,
     )
 
@@ -29,6 +30,7 @@ def stream_changes_from_pb(message: dsync.StreamChangesRequest) -> t.StreamChang
         namespaces=tuple(message.namespaces),
         type=change_type_from_pb(message.type),
         cursor=message.cursor,
+        durable=message.durable if message.HasField("durable") else None,
         frame_bytes=message.frame_bytes,
     )
 

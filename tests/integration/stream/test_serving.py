@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,31 @@ async def test_a_coordinator_streams_and_acknowledges(database: DatabaseFactory,
         # After its end there is nothing to tell anybody, and that is no error.
         await connector.acknowledge(("public.t",), frame.cursor)
         assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_stream_that_is_opened_again_lets_go_of_nothing_that_may_be_lost(
+    database: DatabaseFactory, tmp_path: Path
+) -> None:
+    """It goes on after what a coordinator has read, and the server keeps all that is not durable yet."""
+    one = database()
+    one.run("CREATE TABLE t (id int PRIMARY KEY)")
+    async with _serving(one, tmp_path) as (connector, start, slot), sessions_of(one.uri) as sessions:
+        one.run("INSERT INTO t VALUES (1)")
+        cursor = start
+        for first in (1, 2):
+            frames = connector.stream_changes(replace(_request(cursor), durable=start))
+            async with asyncio.timeout(30):
+                frame = await anext(frames)
+                while not first_values([frame]):
+                    frame = await anext(frames)
+            assert first_values([frame]) == [first]
+            cursor = frame.cursor
+            # Its end is told as well.
+            await frames.aclose()  # type: ignore[attr-defined]
+            one.run("INSERT INTO t VALUES (2)") if first == 1 else None
+            found = await find_slot(sessions, slot)
+            assert found is not None
+            assert found.confirmed_lsn == Position.decode(start).end_lsn
 
 
 async def test_what_cannot_be_streamed_is_refused(database: DatabaseFactory, tmp_path: Path) -> None:

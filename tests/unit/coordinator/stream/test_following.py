@@ -39,7 +39,7 @@ MIB = 1024 * 1024
 
 @dataclass(kw_only=True)
 class Source(Connector):
-    """Streams a history, breaks off now and then, and discards what was acknowledged."""
+    """Streams a history, breaks off now and then, and discards what it is told is durable, as it is opened too."""
 
     history: Sequence[Change]
     chance: random.Random
@@ -52,6 +52,7 @@ class Source(Connector):
 
     async def stream_changes(self, request: StreamChangesRequest) -> AsyncGenerator[ChangeFrame, None]:  # type: ignore[override]
         place = _place(request.cursor)
+        self.discarded = max(self.discarded, _place(request.cursor if request.durable is None else request.durable))
         assert place >= self.discarded, "what was discarded is asked for again"
         if place == self.discarded and self.acknowledged and self.acknowledged[-1].endswith(b"+"):
             assert request.cursor.endswith(b"+"), "the position has moved since, and that was acknowledged"

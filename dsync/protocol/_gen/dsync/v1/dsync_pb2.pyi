@@ -2338,10 +2338,16 @@ class StreamChangesRequest(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     FRAME_BYTES_FIELD_NUMBER: _builtins.int
+    DURABLE_FIELD_NUMBER: _builtins.int
     type: Global___ChangeType.ValueType
     cursor: _builtins.bytes
     """Empty: from the position that the plan has fixed."""
     frame_bytes: _builtins.int
+    durable: _builtins.bytes
+    """Everything up to here is durable, so that the source may discard it; what
+    lies between it and the cursor is not to be sent, and to be kept. Absent:
+    the cursor; empty: the position that the plan has fixed.
+    """
     @_builtins.property
     def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Those of the UpdatesPartition; empty: everything."""
@@ -2353,12 +2359,15 @@ class StreamChangesRequest(_message.Message):
         type: Global___ChangeType.ValueType = ...,
         cursor: _builtins.bytes = ...,
         frame_bytes: _builtins.int = ...,
+        durable: _builtins.bytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_durable", b"_durable", "durable", b"durable"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "frame_bytes", b"frame_bytes", "namespaces", b"namespaces", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable", b"_durable", "cursor", b"cursor", "durable", b"durable", "frame_bytes", b"frame_bytes", "namespaces", b"namespaces", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__durable: _TypeAlias = _typing.Literal["durable"]  # noqa: Y015
+    _WhichOneofArgType__durable: _TypeAlias = _typing.Literal["_durable", b"_durable"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__durable) -> _WhichOneofReturnType__durable | None: ...
 
 Global___StreamChangesRequest: _TypeAlias = StreamChangesRequest  # noqa: Y015
 
