@@ -73,6 +73,8 @@ class SyncRequest(EndsRequest):
     """End once everything that was committed when streaming began has been applied."""
     slot_timeout_s: float = 60.0
     spool_limit: int = 16 * 1024 * MIB
+    apply: Literal["lanes", "transactional"] = "lanes"
+    ack: Literal["applied", "spooled"] = "applied"
     again: bool = False
     flow: str = ""
     """A name; empty: the fingerprint finds the flow."""

@@ -97,6 +97,8 @@ def spec_of(request: SyncRequest, meeting: Meeting) -> FlowSpec:
         pause_ratio=load.pause_ratio,
         slot_timeout_s=request.slot_timeout_s,
         spool_limit=request.spool_limit,
+        apply=request.apply,
+        ack=request.ack,
     )
 
 

@@ -135,6 +135,14 @@ class FlowFile(BaseModel):
     spool_limit: Annotated[
         Size | None, Field(description="Changes on disk that wait to be applied, as in 16GiB.", ge=64 * MIB)
     ] = None
+    apply: Annotated[
+        Literal["lanes", "transactional"] | None,
+        Field(description="How changes are written: many at a time, or each of the source's transactions whole."),
+    ] = None
+    ack: Annotated[
+        Literal["applied", "spooled"] | None,
+        Field(description="What the source may discard: what the sink has, or what is on this machine's disk."),
+    ] = None
     until_caught_up: Annotated[bool, Field(description="End a stream once it has caught up.")] = False
     dead_letters: Annotated[
         tuple[str, ...],

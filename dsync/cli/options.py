@@ -256,6 +256,18 @@ def flow_options() -> Callable[[Any], Any]:
             " [default: 16GiB]",
         ),
         click.option(
+            "--ack",
+            type=click.Choice(["applied", "spooled"]),
+            help="What the source may discard: changes that the sink has (applied, the default), or those that are on"
+            " this machine's disk (spooled), which then is the only place that has them.",
+        ),
+        click.option(
+            "--apply",
+            type=click.Choice(["lanes", "transactional"]),
+            help="How changes are written: many at a time, each record's in their order (lanes, the default); or so"
+            " that nobody ever sees a part of one of the source's transactions (transactional).",
+        ),
+        click.option(
             "--dead-letters",
             type=Refusals(),
             multiple=True,
@@ -331,6 +343,8 @@ def sync_request(options: Mapping[str, Any], *, source: str, sink: str, verify: 
         "retry_for": "retry_for_s",
         "slot_timeout": "slot_timeout_s",
         "spool_limit": "spool_limit",
+        "apply": "apply",
+        "ack": "ack",
     }
     optional = {field: options[name] for name, field in names.items() if options[name] is not None}
     # A flow file has checked its texts, and keeps them.

@@ -10,6 +10,7 @@ from typing import Any
 from dsync.coordinator.ends import End
 from dsync.coordinator.spec import FlowSpec
 from dsync.coordinator.stream.lanes import unit_of
+from dsync.coordinator.stream.position import Position
 from dsync.protocol.errors import PluginBugError, UnsupportedError
 from dsync.protocol.types import ChangeType, Plan, UpdatesPartition
 
@@ -33,6 +34,8 @@ class Following:
     """Of namespaces that were read under a later snapshot: their changes up to that transaction are left out."""
     consistent_at: int | None = None
     """The source's position that the sink first equalled; None: it has not yet."""
+    spooled: Position | None = None
+    """What the source was told to be on this machine's disk (`--ack spooled`), where the sink may not have it yet."""
     ahead_until: int = 0
     """Since then records were read again, up to this position: changes before it may find newer ones at the sink."""
 
@@ -59,6 +62,7 @@ class Following:
             "seen_through": dict(self.seen_through),
             "consistent_at": self.consistent_at,
             "ahead_until": self.ahead_until,
+            "spooled": None if self.spooled is None else base64.b64encode(self.spooled.encode()).decode(),
         }
 
     @classmethod
@@ -78,6 +82,7 @@ class Following:
             seen_through=dict(kept["seen_through"]),
             consistent_at=kept["consistent_at"],
             ahead_until=kept.get("ahead_until", 0),
+            spooled=Position.decode(base64.b64decode(spooled)) if (spooled := kept.get("spooled")) else None,
         )
 
 

@@ -74,6 +74,10 @@ class FlowSpec(BaseModel):
     """How long a reader rests after a page, as a share of the time that the page took."""
     slot_timeout_s: float = Field(default=60.0, gt=0)
     """How long transactions that are open at the source may keep its changes from being followed."""
+    apply: Literal["lanes", "transactional"] = "lanes"
+    """Whether the sink's transactions are those of the source, or as many changes as are there of some records each."""
+    ack: Literal["applied", "spooled"] = "applied"
+    """What the source may discard: changes that the sink has, or those that are on this machine's disk."""
     spool_limit: int = Field(default=16 * 1024 * MIB, ge=64 * MIB)
     """Bytes of changes on disk that wait to be applied; beyond that the source keeps them."""
 

@@ -13,6 +13,7 @@ import stamina
 
 from dsync.coordinator.events import CallRetried, EventHandler
 from dsync.coordinator.stream.position import Position
+from dsync.coordinator.tasks import task_group
 from dsync.protocol.errors import PluginBugError, RetryableError
 from dsync.protocol.frames import Place
 from dsync.protocol.interface import Connector
@@ -23,6 +24,8 @@ from dsync.spool import Spool, SpoolFullError
 _WAIT_INITIAL_S = 0.1
 _WAIT_MAX_S = 10.0
 _NUMBER_BYTES = 8
+
+CONFIRM_EVERY_S = 5.0
 
 T = TypeVar("T")
 
@@ -58,6 +61,11 @@ class Intake:
     reopen: Callable[[], Awaitable[object]]
     """Awaited before the stream is opened again: a plug-in that was restarted has forgotten its session."""
 
+    confirm: Callable[[Position], Awaitable[None]] | None = None
+    """Make the spool durable up to there and tell the source; None: it is told what the sink has."""
+    confirmed: Position = field(default_factory=Position)
+    """What the source was told by that, in an earlier life."""
+
     durable: bytes | None = field(default=None, init=False)
     """A cursor up to which the source was told that everything is durable; None: nothing was told yet."""
     quiet: Position = field(default_factory=Position, init=False)
@@ -76,14 +84,26 @@ class Intake:
             DsyncError: what no repetition mends (a slot that is lost, another server).
         """
         self.quiet = await self._start()
+        async with task_group() as tasks:
+            if self.confirm is not None:
+                tasks.create_task(self._confirm(self.confirm))
+            while True:
+                async for attempt in stamina.retry_context(
+                    on=self._passes, attempts=None, timeout=None, wait_initial=_WAIT_INITIAL_S, wait_max=_WAIT_MAX_S
+                ):
+                    with attempt:
+                        if attempt.num > 1:
+                            await self.reopen()
+                        await self._read()
+
+    async def _confirm(self, confirm: Callable[[Position], Awaitable[None]]) -> None:
+        """Every few seconds, what the spool has by then."""
+        told = self.confirmed
         while True:
-            async for attempt in stamina.retry_context(
-                on=self._passes, attempts=None, timeout=None, wait_initial=_WAIT_INITIAL_S, wait_max=_WAIT_MAX_S
-            ):
-                with attempt:
-                    if attempt.num > 1:
-                        await self.reopen()
-                    await self._read()
+            await asyncio.sleep(CONFIRM_EVERY_S)
+            if self.quiet != told and self.quiet.cursor:
+                told = self.quiet
+                await confirm(told)
 
     async def _start(self) -> Position:
         """Where the spool ends, and the cursor of its last frame.
@@ -93,6 +113,9 @@ class Intake:
         """
         last = self.spool.last_order
         place = place_of(last)
+        if self.confirmed.cursor and max(place, self.start.place) <= self.confirmed.place:
+            # Nobody has been told more, and the source may not give again what is before.
+            return self.confirmed
         if not self.spool.frames or place == self.start.place:
             # Without a spool the place is not known: the sink's may be further than its cursor.
             return Position(place=place, cursor=self.start.cursor)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from dsync.coordinator.stream.position import Position
 from dsync.protocol import frames
-from dsync.protocol.errors import PluginBugError
+from dsync.protocol.errors import CapacityError, PluginBugError
 from dsync.protocol.frames import Place
-from dsync.protocol.types import ChangeFrame, Operation
+from dsync.protocol.types import ChangeFrame, ChangeRelation, Operation
+
+_CHANGE_BYTES = 128
+"""What a change weighs beside its record, about, for whoever takes it apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,31 +102,47 @@ class Rounds:
 
     limit_bytes: int
     whole_transactions: bool = False
-    """A round ends between two transactions, whatever it weighs."""
+    """A round ends between two transactions, whatever it weighs, and changes that stand alone stay in it."""
+    most_bytes: int = 0
+    """What a whole transaction may weigh, since it is in memory at once; 0: anything."""
 
     async def of(self, stream: AsyncGenerator[ChangeFrame, None], *, after: Position) -> AsyncGenerator[Round, None]:
         """The rounds of a stream of frames that goes on after a position.
 
         Raises:
             PluginBugError: a frame contradicts itself.
+            CapacityError: a transaction weighs more than one may that is written whole.
         """
         cursor = after.cursor
+        cut = _cut_whole if self.whole_transactions else _cut
         async with _ahead(stream, self.limit_bytes) as queue:
             while True:
                 waiting = [await queue.get()]
-                while self._is_open(waiting):
-                    waiting.append(await queue.get())
-                size_bytes = sum(len(frame.body) for frame in waiting)
+                size_bytes = await self._to_end(waiting, queue)
                 while size_bytes < self.limit_bytes and (more := queue.get_nowait()) is not None:
                     waiting.append(more)
-                    while self._is_open(waiting):
-                        waiting.append(await queue.get())
-                    size_bytes = sum(len(frame.body) for frame in waiting)
+                    size_bytes += await self._to_end(waiting, queue)
                 for frame in waiting:
                     _require_sound(frame)
-                for found in _cut(waiting, cursor):
+                for found in cut(waiting, cursor):
                     yield found
                 cursor = waiting[-1].cursor
+
+    async def _to_end(self, waiting: list[ChangeFrame], queue: _Ahead) -> int:
+        """Wait for the rest of the last frame's transaction; returns what has come, that frame included."""
+        size_bytes = len(waiting[-1].body)
+        weight_bytes = _weight_bytes(waiting[-1])
+        while self._is_open(waiting):
+            if self.most_bytes and weight_bytes > self.most_bytes:
+                raise CapacityError(
+                    f"applying whole transactions: one of the source weighs more than {self.most_bytes:,} bytes, which "
+                    "is what --memory-limit and the sink leave for one; run the same command with a higher "
+                    "--memory-limit, or with --apply lanes, which writes it in parts"
+                )
+            waiting.append(await queue.get())
+            size_bytes += len(waiting[-1].body)
+            weight_bytes += _weight_bytes(waiting[-1])
+        return size_bytes
 
     def _is_open(self, waiting: list[ChangeFrame]) -> bool:
         """A transaction has begun in these frames and not ended."""
@@ -202,6 +221,90 @@ async def _ahead(stream: AsyncGenerator[ChangeFrame, None], limit_bytes: int) ->
 def _require_sound(frame: ChangeFrame) -> None:
     if not frames.is_well_formed(frame):
         raise PluginBugError("the source sent a frame of changes that contradicts itself; a fault of its connector")
+
+
+def _weight_bytes(frame: ChangeFrame) -> int:
+    return len(frame.body) + _CHANGE_BYTES * len(frame)
+
+
+def _cut_whole(waiting: list[ChangeFrame], cursor: bytes) -> Iterator[Round]:
+    """Transactions as they are; but before a table gets another shape all changes to its old one have to be there.
+
+    So a round ends before the transaction in which it does, or in it, where that has written to the old one itself.
+    """
+    parts: list[Part] = []
+    shapes: dict[str, _Shape] = {}
+    for transaction in _transactions(waiting):
+        for number, piece in enumerate(_by_shape(transaction)):
+            told = _shapes_of(piece)
+            is_other = any(shapes.get(name, shape) != shape for name, shape in told.items())
+            if parts and (number or is_other or parts[-1].frame.type is not piece[0].frame.type):
+                yield Round(parts=tuple(parts), cursor=cursor)
+                parts, shapes = [], {}
+            parts += piece
+            shapes |= told
+            ended = [part.frame for part in piece if part.end == len(part.frame)]
+            cursor = ended[-1].cursor if ended else cursor
+    if parts:
+        yield Round(parts=tuple(parts), cursor=cursor)
+
+
+def _transactions(waiting: list[ChangeFrame]) -> Iterator[list[Part]]:
+    """The parts of each transaction; the last one may not have ended."""
+    begun: list[Part] = []
+    for frame in waiting:
+        start = 0
+        for commit in frame.commits:
+            if start < commit.end:
+                begun.append(Part(frame, start, commit.end))
+            if begun:
+                yield begun
+            begun, start = [], commit.end
+        if start < len(frame) or not len(frame):
+            begun.append(Part(frame, start, len(frame)))
+    if begun:
+        yield begun
+
+
+_Shape = tuple[object, bool]
+
+
+def _shape(relation: ChangeRelation) -> _Shape:
+    return relation.columns, relation.full_old_row
+
+
+def _shapes_of(parts: list[Part]) -> dict[str, _Shape]:
+    return {
+        relation.namespace: _shape(relation)
+        for part in parts
+        for number in set(frames.relation_numbers(part.frame)[part.start : part.end])
+        for relation in (part.frame.relations[number],)
+    }
+
+
+def _by_shape(transaction: list[Part]) -> Iterator[list[Part]]:
+    """A transaction as pieces with one shape of each table; as a rule that is all of it."""
+    piece: list[Part] = []
+    shapes: dict[str, _Shape] = {}
+    for part in transaction:
+        numbers = frames.relation_numbers(part.frame)
+        start = part.start
+        for index in _firsts(numbers, part):
+            relation = part.frame.relations[numbers[index]]
+            if shapes.setdefault(relation.namespace, _shape(relation)) == _shape(relation):
+                continue
+            if start < index:
+                piece.append(Part(part.frame, start, index))
+            yield piece
+            piece, shapes, start = [], {relation.namespace: _shape(relation)}, index
+        piece.append(Part(part.frame, start, part.end))
+    yield piece
+
+
+def _firsts(numbers: Sequence[int], part: Part) -> list[int]:
+    """Where each relation of a part comes first: a table that has another shape does not go back to the one before."""
+    some = list(numbers[part.start : part.end])
+    return sorted(part.start + some.index(number) for number in set(some))
 
 
 def _cut(waiting: list[ChangeFrame], cursor: bytes) -> Iterator[Round]:

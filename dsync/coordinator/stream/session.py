@@ -16,6 +16,7 @@ from dsync.coordinator.events import ConsistencyReached, NamespaceStopped, Strea
 from dsync.coordinator.following import Following
 from dsync.coordinator.plan import CopyPlan
 from dsync.coordinator.retries import Retries
+from dsync.coordinator.stream.acknowledging import Acknowledging, require_whole
 from dsync.coordinator.stream.ahead import FOR_EVER, Ahead
 from dsync.coordinator.stream.applier import Applier
 from dsync.coordinator.stream.follower import Follower
@@ -30,13 +31,15 @@ from dsync.failpoints import failpoint
 from dsync.protocol import frames
 from dsync.protocol.errors import CapacityError, DsyncError, PluginBugError
 from dsync.protocol.types import ChangeFrame, ChangeStatus, IncompleteChange, StreamChangesRequest
-from dsync.spool import Spool, remove_spool, remove_spools
+from dsync.spool import Spool, SpoolLostError, remove_spool, remove_spools
 from dsync.state import CheckpointRow, NamespaceState
 
 FRAME_BYTES = 1024 * 1024
 ROUND_BYTES = 4 * 1024 * 1024
 """What is applied in one go, about: at the sink each change is some objects while it is."""
 
+_WHOLE_SHARE = 16
+"""Of the memory limit one part is what a transaction may weigh that is written whole: it is in memory several times."""
 _FOR_EVER_S = 10 * 365 * 86400.0
 _TELL_EVERY_S = 1.0
 _ASK_SOURCE_EVERY_S = 10.0
@@ -53,6 +56,7 @@ class Stream:
     spool: Spool
     intake: Intake
     follower: Follower
+    acknowledging: Acknowledging
 
     _status: ChangeStatus | None = field(default=None, init=False)
 
@@ -222,11 +226,20 @@ class Stream:
 
     async def acknowledge(self, cursor: bytes) -> None:
         """Tell the source what is durable. Only garbage collection: what cannot be told now is told later."""
+        await self.acknowledging.applied(kept_by_all(self.follower.applier.lanes), self.intake.quiet)
+
+    async def tell_source(self, cursor: bytes) -> None:
+        """The source may discard what is before; what it cannot be told now it is told later."""
         failpoint("coordinator.before_acknowledge")
         self.intake.durable = cursor
         with contextlib.suppress(DsyncError):
             await self.context.source.connector.acknowledge(self.following.partition.namespaces, cursor)
         failpoint("coordinator.after_acknowledge")
+
+    async def record_spooled(self, position: Position | None) -> None:
+        """What the source is told next to be in the spool."""
+        self.following = replace(self.following, spooled=position)
+        await self.context.journal.set_following(self.following)
 
     async def stop_namespace(self, namespace: str, reason: str) -> None:
         """Record that a namespace is not followed any more."""
@@ -255,8 +268,17 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
     failpoint("coordinator.after_lanes")
     lanes = opened(states)
     kept = kept_by_all(lanes)
-    async with await _open_spool(context, kept) as spool:
+    async with await _open_spool(context, kept, following.spooled) as spool:
+        # The parts ask the stream, which is made of them.
+        made: list[Stream] = []
         endless = Retries(retry_for_s=_FOR_EVER_S, emit=context.emit, is_stopping=context.stopping.is_set)
+        acknowledging = Acknowledging(
+            spool=spool,
+            by_spool=context.spec.ack == "spooled",
+            spooled=following.spooled,
+            record=lambda position: made[0].record_spooled(position),
+            tell=lambda cursor: made[0].tell_source(cursor),
+        )
         intake = Intake(
             source=context.source.connector,
             spool=spool,
@@ -270,6 +292,8 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
             start=kept if kept.cursor else replace(kept, cursor=following.partition.cursor),
             emit=context.emit,
             reopen=context.source.reopen_session,
+            confirm=acknowledging.confirm if acknowledging.by_spool else None,
+            confirmed=following.spooled or Position(),
         )
         targets: Mapping[str, str] = {row.namespace: row.target for row in plan.namespaces}
         columns = {row.namespace: frozenset(row.columns) for row in plan.namespaces}
@@ -280,8 +304,6 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
             lanes=following.lanes,
         )
         await letters.load()
-        # The parts ask the stream, which is made of them.
-        made: list[Stream] = []
         applier = Applier(
             flow=flow,
             run=run,
@@ -296,27 +318,55 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
             stop_namespace=lambda namespace, reason: made[0].stop_namespace(namespace, reason),
             ahead=Ahead(all_until=following.ahead_until),
             columns_of=lambda namespace: columns.get(namespace, frozenset()),
+            in_one=context.spec.apply == "transactional",
         )
         follower = Follower(
             spool=spool,
             intake=intake,
             applier=applier,
-            rounds=Rounds(limit_bytes=ROUND_BYTES),
+            rounds=_rounds(context),
             checkpoint=lambda position: made[0].checkpoint(position),
             acknowledge=lambda cursor: made[0].acknowledge(cursor),
             stopping=context.stopping,
             control=context.control,
         )
-        made.append(Stream(context=context, following=following, spool=spool, intake=intake, follower=follower))
+        made.append(
+            Stream(
+                context=context,
+                following=following,
+                spool=spool,
+                intake=intake,
+                follower=follower,
+                acknowledging=acknowledging,
+            )
+        )
         yield made[0]
 
 
-async def _open_spool(context: RunContext, kept: Position) -> Spool:
-    """The run's spool; one that ends before what the sink has is of no use, and those of earlier runs even less."""
+def _rounds(context: RunContext) -> Rounds:
+    most_bytes = min(context.spec.memory_limit // _WHOLE_SHARE, context.sink.max_message_bytes * 3 // 4)
+    return Rounds(
+        limit_bytes=ROUND_BYTES,
+        whole_transactions=context.spec.apply == "transactional",
+        most_bytes=most_bytes,
+    )
+
+
+async def _open_spool(context: RunContext, kept: Position, spooled: Position | None) -> Spool:
+    """The run's spool; one that ends before what the sink has is of no use, and those of earlier runs even less.
+
+    Raises:
+        SpoolLostError: it ends before what the source was told to be in it, and the sink does not have that.
+    """
     assert context.spools is not None, "whoever follows says where changes wait"
     own = context.spools / context.journal.run
     await remove_spools(context.spools, but=own.name)
     spool = await _open(context, own)
+    try:
+        require_whole(spool, kept, spooled)
+    except SpoolLostError:
+        await spool.close()
+        raise
     if spool.last_order >= order_of(kept.place) or kept.place == frames.START:
         return spool
     await spool.close()

@@ -299,6 +299,8 @@ def test_a_flow_is_resumed_with_all_that_it_was_run_with(store: Store, state: st
             "mode": "full",
             "slot_timeout_s": 7.5,
             "spool_limit": 88_888_888,
+            "apply": "transactional",
+            "ack": "spooled",
         }
     )
     assert not set(FlowSpec.model_fields) - spec.model_dump(exclude_defaults=True).keys() - {"version"}

@@ -18,8 +18,6 @@ from tests.unit.cli.running import run_here
 LATER_FLAGS = (
     "--also=null://",
     "--transform=mapping:x",
-    "--ack=applied",
-    "--apply=lanes",
 )
 LATER_COMMANDS = (
     "resync",

@@ -133,6 +133,10 @@ class LedgerSink(Connector):
     fail: Callable[[], str] = lambda: ""
     incomplete: set[int] = field(default_factory=set)
     """Records that it needs completed."""
+    takes_whole: bool = False
+    """Frames are transactions: with whatever these have."""
+    seen: list[int] = field(default_factory=list)
+    """How many changes somebody who looked after each write has seen."""
     applied: list[tuple[int, int]] = field(default_factory=list)
     """Key and number of each change, as they became durable."""
     ledger: dict[str, tuple[int, int, bytes]] = field(default_factory=dict)
@@ -158,8 +162,10 @@ class LedgerSink(Connector):
         if all(self.ledger[context.unit][1] == context.seq for context in contexts):
             return WrittenChanges(changes=len(frame))
         assert all(self.ledger[context.unit][1] == context.seq - 1 for context in contexts)
-        # A set of changes is folded by key, and what concerns several keys cannot be.
-        assert len(frame) < 2 or not set(frame.operations) & {Operation.MOVE, Operation.TRUNCATE, Operation.MARK}
+        # What concerns several keys ends a set of changes, and other lanes may have some before and after it.
+        assert len(frame) < 2 or Operation.MARK not in frame.operations
+        if not self.takes_whole:
+            assert len(frame) < 2 or not {Operation.MOVE, Operation.TRUNCATE} & set(frame.operations)
         numbers = _numbers(frame)
         if asked := [i for i, number in enumerate(numbers) if number in self.incomplete]:
             return WrittenChanges(changes=0, incomplete=tuple(IncompleteChange(index=i) for i in asked))
@@ -169,6 +175,7 @@ class LedgerSink(Connector):
             raise RecordError("not this one").at(refused[0] if request.in_order and self.names else -1)
         keys = [int.from_bytes(frame.key_hashes[8 * i : 8 * i + 8], "little") for i in range(len(frame))]
         self.applied += zip(keys, numbers, strict=True)
+        self.seen.append(len(self.applied))
         for context in contexts:
             self.ledger[context.unit] = (context.fence, context.seq, context.cursor)
         if failure == "after":

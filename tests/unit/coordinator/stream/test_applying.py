@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -19,10 +21,11 @@ from dsync.coordinator.stream.letters import Letters
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Rounds, StreamEndedError
 from dsync.coordinator.tolerance import Tolerance
-from dsync.protocol.errors import PermanentError, ServerUnavailableError
+from dsync.protocol.errors import CapacityError, PermanentError, ServerUnavailableError
+from dsync.protocol.frames import START
 from dsync.protocol.page_codec import decode_frame
-from dsync.protocol.types import ChangeType, Operation
-from tests.unit.coordinator.stream.histories import Change, FakeJournal, LedgerSink, history_of, stream
+from dsync.protocol.types import ChangeFrame, ChangeRelation, ChangeType, Operation
+from tests.unit.coordinator.stream.histories import Change, FakeJournal, LedgerSink, framed, history_of, stream
 
 if TYPE_CHECKING:
     from dsync.coordinator.journal import Journal
@@ -111,12 +114,74 @@ async def test_every_change_is_applied_once_and_in_order(
     transactions: list[list[tuple[Operation, int]]], lanes: int, limit: int, chance: random.Random, in_one: bool
 ) -> None:
     history = history_of(transactions)
-    sink = LedgerSink(lanes=lanes)
+    sink = LedgerSink(lanes=lanes, takes_whole=in_one, meet=lambda: in_one and chance.random() < 0.3)
     life = Life(sink, in_one=in_one)
     await life.run(history, chance, limit_bytes=limit)
     check(sink, history)
+    if in_one:
+        assert set(sink.seen) <= _ends(history), "a reader has seen a part of a transaction"
     counted = [change.place for change in history]
     assert sink.position.place == (counted[-1] if counted else (0, 0))
+
+
+def _ends(history: list[Change]) -> set[int]:
+    """How many changes there are by the end of each transaction; marks are none."""
+    numbers = [change.place[0] for change in history if change.operation is not Operation.MARK]
+    ends = {n for n in range(1, len(numbers)) if numbers[n] != numbers[n - 1]}
+    return {0, *ends, len(numbers)}
+
+
+async def test_lanes_side_by_side_show_parts_of_a_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is what `in_one` is for."""
+    monkeypatch.setattr(applying, "SMALL_ROUND", 0)
+    history = history_of([[(Operation.INSERT, 1), (Operation.INSERT, 2)], [(Operation.DELETE, 1)]])
+    torn, whole = LedgerSink(lanes=2), LedgerSink(lanes=2, takes_whole=True)
+    await Life(torn).run(history, random.Random(0), limit_bytes=100)
+    await Life(whole, in_one=True).run(history, random.Random(0), limit_bytes=100)
+    assert set(whole.seen) <= _ends(history)
+    assert not set(torn.seen) <= _ends(history)
+
+
+async def test_a_transaction_that_is_too_large_to_be_held_is_refused_by_its_size() -> None:
+    history = history_of([[(Operation.INSERT, key) for key in range(200)]])
+    rounds = Rounds(limit_bytes=10, whole_transactions=True, most_bytes=5000)
+    found = rounds.of(stream(history, Position(), random.Random(0)), after=Position())
+    with pytest.raises(CapacityError, match=r"more than 5,000 bytes.*--apply lanes"):
+        await anext(found)
+
+
+async def test_a_transaction_is_cut_where_a_table_gets_another_shape_in_the_midst_of_it() -> None:
+    """What it has written before goes into the table as it was then, and other tables stay together."""
+    old, new, other = ChangeRelation(namespace="a"), ChangeRelation(namespace="a", full_old_row=True), "b"
+    changes = history_of([[(Operation.INSERT, key) for key in range(6)]])
+    frame = replace(
+        framed(changes, before=START, is_ended=True),
+        relations=(old, ChangeRelation(namespace=other), new),
+        relation_of=b"".join(number.to_bytes(2, "little") for number in (0, 1, 0, 2, 1, 2)),
+    )
+
+    async def frames() -> AsyncGenerator[ChangeFrame, None]:
+        yield frame
+
+    found = Rounds(limit_bytes=10, whole_transactions=True).of(frames(), after=Position())
+    assert [len(await anext(found)) for _ in range(2)] == [3, 3]
+
+
+async def test_a_table_with_another_shape_begins_a_round_with_its_transaction() -> None:
+    """And not in the midst of it, behind what that has written to other tables."""
+    old, new, other = ChangeRelation(namespace="a"), ChangeRelation(namespace="a", full_old_row=True), "b"
+    changes = history_of([[(Operation.INSERT, key) for key in range(size)] for size in (2, 3, 1)])
+    frame = replace(
+        framed(changes, before=START, is_ended=True),
+        relations=(old, ChangeRelation(namespace=other), new),
+        relation_of=b"".join(number.to_bytes(2, "little") for number in (0, 1, 1, 1, 2, 2)),
+    )
+
+    async def frames() -> AsyncGenerator[ChangeFrame, None]:
+        yield frame
+
+    found = Rounds(limit_bytes=10, whole_transactions=True).of(frames(), after=Position())
+    assert [len(await anext(found)) for _ in range(2)] == [2, 4]
 
 
 @settings(max_examples=90, deadline=None)
@@ -141,11 +206,18 @@ async def test_changes_that_meet_are_refused_or_want_values_hold_up_nothing(
     changes = [change for change in history if change.operation not in (Operation.MARK, Operation.TRUNCATE)]
     bad = frozenset(change.number for change in changes if change.number in refused)
     sink = LedgerSink(
-        lanes=lanes, refuses=bad, names=way != "nameless", meet=lambda: chance.random() < 0.4, incomplete=incomplete
+        lanes=lanes,
+        refuses=bad,
+        names=way != "nameless",
+        meet=lambda: chance.random() < 0.4,
+        incomplete=incomplete,
+        takes_whole=way == "in one",
     )
     life = Life(sink, in_one=way == "in one")
     await life.run(history, chance, limit_bytes=30)
     check(sink, history, without=bad)
+    if way == "in one":
+        assert set(sink.seen) <= _ends([change for change in history if change.number not in bad])
     assert life.buried == sorted(bad)
 
 

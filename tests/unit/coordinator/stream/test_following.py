@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsync.coordinator.stream import applier as applying
+from dsync.coordinator.stream.acknowledging import Acknowledging, require_whole
 from dsync.coordinator.stream.follower import Follower
 from dsync.coordinator.stream.intake import Intake, beside, order_of, place_of
+from dsync.coordinator.stream.lanes import kept_by_all
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Round, Rounds
 from dsync.coordinator.tasks import StoppedError
@@ -30,7 +32,7 @@ from dsync.protocol.types import (
     WriteChangesRequest,
     WrittenChanges,
 )
-from dsync.spool import Spool
+from dsync.spool import Spool, SpoolLostError
 from tests.unit.coordinator.stream.histories import Change, LedgerSink, history_of, stream
 from tests.unit.coordinator.stream.test_applying import OPERATIONS, Life, check
 
@@ -95,20 +97,55 @@ def _place(cursor: bytes) -> Place:
     return int(transaction), int(index)
 
 
+@dataclass
+class Told:
+    """What is recorded of what the source was told of the spool; outlives a coordinator."""
+
+    by_spool: bool = False
+    spooled: Position | None = None
+
+    async def record(self, position: Position | None) -> None:
+        self.spooled = position
+
+
 class FollowingLife:
     """A coordinator that follows until everything is applied, it is stopped, or something fails."""
 
-    def __init__(self, source: Source, sink: LedgerSink, spool: Spool, *, repeat: bool, every_s: float = 0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        sink: LedgerSink,
+        spool: Spool,
+        *,
+        repeat: bool,
+        every_s: float = 0,
+        told: Told | None = None,
+    ) -> None:
         self.source, self.sink = source, sink
         self.stopping = asyncio.Event()
         self.checkpoints = list[Position]()
         applier = Life(sink, repeat=repeat).applier
         start = min((lane.kept for lane in applier.lanes), key=lambda position: position.place)
         request = StreamChangesRequest(type=ChangeType.BSON)
+        self.told = told or Told()
+        self.acknowledging = Acknowledging(
+            spool=spool,
+            by_spool=self.told.by_spool,
+            spooled=self.told.spooled,
+            record=self.told.record,
+            tell=lambda cursor: source.acknowledge([], cursor),
+        )
         self.follower = Follower(
             spool=spool,
             intake=Intake(
-                source=source, spool=spool, request=request, start=start, emit=lambda _: None, reopen=_nothing
+                source=source,
+                spool=spool,
+                request=request,
+                start=start,
+                emit=lambda _: None,
+                reopen=_nothing,
+                confirm=self.acknowledging.confirm if self.told.by_spool else None,
+                confirmed=self.told.spooled or Position(),
             ),
             applier=applier,
             rounds=Rounds(limit_bytes=30),
@@ -128,7 +165,7 @@ class FollowingLife:
 
     async def _acknowledge(self, cursor: bytes) -> None:
         assert self.checkpoints[-1].cursor == cursor, "acknowledged before it was checkpointed"
-        await self.source.acknowledge([], cursor)
+        await self.acknowledging.applied(kept_by_all(self.follower.applier.lanes), self.follower.intake.quiet)
 
     def is_done(self) -> bool:
         last = self.source.history[-1].place if self.source.history else START
@@ -183,6 +220,77 @@ async def test_a_history_arrives_whatever_breaks(
     check(sink, history)
     assert life.checkpoints, "the end of a stream is recorded and acknowledged"
     assert source.discarded == sink.position.place == history[-1].place
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.lists(st.tuples(OPERATIONS, st.integers(0, 5)), min_size=1, max_size=6), min_size=1, max_size=6),
+    st.integers(0, 2**32),
+)
+async def test_a_history_arrives_also_where_the_source_has_discarded_what_was_spooled(
+    transactions: list[list[tuple[Operation, int]]], seed: int
+) -> None:
+    """In lives that tell it one or the other; a source is never asked for what it was told to discard."""
+    history = history_of(transactions)
+    chance = random.Random(seed)
+    left = [4]
+
+    def fail() -> str:
+        found = chance.choice(["", "before", "after"]) if left[0] else ""
+        left[0] -= bool(found)
+        return found
+
+    sink = LedgerSink(lanes=2, fail=fail)
+    source = Source(history=history, chance=chance)
+    told = Told()
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        short_waits(patch)
+        patch.setattr("dsync.coordinator.stream.intake.CONFIRM_EVERY_S", 0)
+        while True:
+            told.by_spool = chance.random() < 0.7
+            async with await Spool.open(Path(folder, "s"), flow="f", limit_bytes=8 * MIB, segment_bytes=MIB) as spool:
+                require_whole(spool, sink.position, told.spooled)
+                life = FollowingLife(source, sink, spool, repeat=False, told=told)
+                try:
+                    await life.run(until=life.is_done)
+                except ServerUnavailableError:
+                    continue
+                break
+    check(sink, history)
+
+
+async def test_a_spool_that_is_gone_and_was_all_there_was_is_missed(tmp_path: Path) -> None:
+    """The source gives nothing again of what it was told to discard: going on would be a gap."""
+    history = history_of([[(Operation.INSERT, key)] for key in range(5)])
+    gate = asyncio.Event()
+
+    class Blocked(LedgerSink):
+        async def write_changes(self, request: WriteChangesRequest) -> WrittenChanges:
+            await gate.wait()
+            raise AssertionError("it is never let through")
+
+    sink, source, told = (
+        Blocked(lanes=1),
+        Source(history=history, chance=random.Random(1), breaks=0),
+        Told(by_spool=True),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dsync.coordinator.stream.intake.CONFIRM_EVERY_S", 0)
+        async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=8 * MIB) as spool:
+            life = FollowingLife(source, sink, spool, repeat=False, told=told)
+            task = asyncio.create_task(life.run())
+            async with asyncio.timeout(20):
+                while source.discarded < history[-1].place:
+                    await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    assert sink.position.place == START
+    async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=8 * MIB) as spool:
+        require_whole(spool, sink.position, told.spooled)
+    async with await Spool.open(tmp_path / "another", flow="f", limit_bytes=8 * MIB) as spool:
+        with pytest.raises(SpoolLostError, match="--again"):
+            require_whole(spool, sink.position, told.spooled)
+        require_whole(spool, Position(place=history[-1].place), told.spooled)
 
 
 async def test_a_source_without_changes_may_discard_what_others_have_written(tmp_path: Path) -> None:
