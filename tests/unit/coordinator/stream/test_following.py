@@ -169,7 +169,8 @@ class FollowingLife:
 
     def is_done(self) -> bool:
         last = self.source.history[-1].place if self.source.history else START
-        return self.follower.applier.position.place >= last
+        # The spool gives a frame before the intake has noted that it is there.
+        return min(self.follower.applier.position.place, self.follower.intake.quiet.place) >= last
 
 
 async def _nothing() -> None:
