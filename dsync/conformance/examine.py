@@ -8,11 +8,12 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from dsync.conformance.check import Check, FailedError, Outcome, SkippedError, status_of
+from dsync.conformance.check import Check, FailedError, Outcome, SkippedError
 from dsync.conformance.checks import CHECKS
 from dsync.conformance.options import ExamineOptions
 from dsync.conformance.report import CheckResult, Report
 from dsync.conformance.subject import Subject
+from dsync.conformance.watched import told
 from dsync.protocol.errors import DsyncError, RequestError
 from dsync.protocol.interface import Connector, services_of
 from dsync.protocol.types import Extensions
@@ -84,10 +85,10 @@ async def _try(check: Check, subject: Subject) -> CheckResult:
         return ended(Outcome.FAILED, expected=failed.expected, seen=failed.seen)
     except TimeoutError:
         limit = f"an answer to every call within {subject.options.check_s:g} s"
-        return ended(Outcome.FAILED, expected=limit, seen="the check did not come to its end")
+        return ended(Outcome.FAILED, expected=limit, seen=f"{subject.connector.last_call} was called, and no end")
     except DsyncError as error:
         said = f": {error}" if check.group in OWN_RECORDS else ""
-        return ended(Outcome.FAILED, expected="no call of this check fails", seen=status_of(error) + said)
+        return ended(Outcome.FAILED, expected="no call of this check fails", seen=told(error) + said)
 
 
 async def _clean_up(subject: Subject) -> int:

@@ -13,6 +13,7 @@ from dsync.conformance.check import FailedError, SkippedError
 from dsync.conformance.options import ExamineOptions
 from dsync.conformance.records import Id, digest, id_of
 from dsync.conformance.scratch import Scratch
+from dsync.conformance.watched import Watched
 from dsync.protocol import pages
 from dsync.protocol.errors import UnsupportedError
 from dsync.protocol.interface import Connector
@@ -55,7 +56,7 @@ class Subject:
     def __init__(
         self, connector: Connector, info: Info, extensions: Extensions, options: ExamineOptions | None = None
     ) -> None:
-        self.connector = connector
+        self.connector = Watched(connector)
         self.info = info
         self.extensions = extensions
         self.options = options or ExamineOptions()

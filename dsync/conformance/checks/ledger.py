@@ -76,8 +76,9 @@ async def refuses_old_fences(subject: Subject) -> None:
 
     A coordinator that was paused while another took over must not touch the data when it wakes.
     """
-    unit = await _unit(subject)
+    unit, another = await _unit(subject), await _unit(subject)
     await _open(subject, unit.unit)
+    await subject.scratch.write_page(subject.scratch.items(1), _context(subject, another, 1))
     items = subject.scratch.items(2)
     try:
         await subject.scratch.write_page(items, _context(subject, unit, 1))

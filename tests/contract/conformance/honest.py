@@ -49,9 +49,9 @@ class Honest(MemoryConnector):
         self.modest = modest
         self.log: list[tuple[str, Update]] = []
         self._logged = asyncio.Event()
-        self.session = SessionRequest(page_bytes=16 * 1024)
+        self.session = SessionRequest(page_bytes=48 * 1024)
         for name in NAMESPACES:
-            self.put(name, [{"_id": Int64(number), "text": CANARY * 100} for number in range(_ROWS)])
+            self.put(name, [{"_id": Int64(number), "text": CANARY * 250} for number in range(_ROWS)])
         self.put(SCRATCH, [])
         self.store.create(SCRATCH)
 

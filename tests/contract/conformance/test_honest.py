@@ -15,7 +15,15 @@ UNDECLARED = {"lookup.undeclared", "lsn.none"}
 
 
 async def test_every_check_passes_in_process() -> None:
-    report = await examined(Honest())
+    """And nothing stays behind: neither records, nor what the ledger knows of the examination."""
+    connector = Honest()
+    before = {name: connector.documents(name) for name in NAMESPACES}
+    report = await examined(connector)
+    assert report.left_over == 0
+    assert connector.documents(SCRATCH) == []
+    assert {name: connector.documents(name) for name in NAMESPACES} == before
+    assert connector.store.manifests() == []
+    assert CANARY in str(before)
     assert {result.check.id: f"{result.seen}{result.note}" for result in report.of(Outcome.FAILED)} == {}
     assert {result.check.id for result in report.of(Outcome.SKIPPED)} == UNDECLARED
     assert [result.check.id for result in report.results] == list(CHECKS)
@@ -37,18 +45,6 @@ async def test_what_is_not_declared_is_tried_too() -> None:
     report = await examined(Honest(modest=True), only=frozenset(UNDECLARED))
     assert {result.outcome for result in report.results} == {Outcome.PASSED}
     assert {result.check.id for result in report.results} == UNDECLARED
-
-
-async def test_nothing_stays_behind() -> None:
-    """Records, and what the ledger knows of the examination, are removed at the end."""
-    connector = Honest()
-    before = {name: connector.documents(name) for name in NAMESPACES}
-    report = await examined(connector)
-    assert report.left_over == 0
-    assert connector.documents(SCRATCH) == []
-    assert {name: connector.documents(name) for name in NAMESPACES} == before
-    assert connector.store.manifests() == []
-    assert CANARY in str(before)
 
 
 async def test_without_a_scratch_namespace_nothing_is_written() -> None:
