@@ -25,6 +25,7 @@ from dsync.sdk.types import (
     SinkCapabilities,
     UnitRef,
     UnitState,
+    UpdateType,
     WriteContext,
     WriteRequest,
     WriteUpdatesRequest,
@@ -78,6 +79,8 @@ class NullConnector(Connector):
     async def write_updates(self, request: WriteUpdatesRequest) -> None:
         await self._faults.reach("write_updates")
         await self._take_time()
+        if any(update.type is UpdateType.UNKNOWN for update in request.updates):
+            raise RequestError(f"{request.namespace}: a change of a kind that null does not know")
         totals = self.totals[request.namespace]
         totals.updates += len(request.updates)
         totals.size_bytes += sum(len(update.data) for update in request.updates)

@@ -23,6 +23,8 @@ _OTHER_NAMES = {
 class Watched(Connector):
     """Hands every call on, and notes in an error which one it was."""
 
+    speaks_for_another = True
+
     def __init__(self, connector: Connector) -> None:
         self.inner = connector
         self.last_call = ""
@@ -74,5 +76,5 @@ def _stream(method: str) -> Callable[..., AsyncIterator[Any]]:
     return call
 
 
-for _name in [name for name in vars(Connector) if not name.startswith("_")]:
+for _name in [name for name in vars(Connector) if not name.startswith("_") and name != "speaks_for_another"]:
     setattr(Watched, _name, _stream(_name) if _name in _STREAMS else _unary(_name))

@@ -91,6 +91,8 @@ class RemoteConnector(Connector):
     ServerUnavailableError where the connection is down.
     """
 
+    speaks_for_another = True
+
     def __init__(self, target: Target, *, deadlines: Deadlines | None = None) -> None:
         self._link = Link(target)
         self._deadlines = deadlines or Deadlines()

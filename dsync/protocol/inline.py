@@ -73,6 +73,8 @@ _WORK = (
 class InlineConnector(Connector):
     """Guards a connector object; closing it closes the object."""
 
+    speaks_for_another = True
+
     def __init__(self, connector: Connector, *, name: str, deadlines: Deadlines | None = None) -> None:
         self.inner = connector
         self.name = name

@@ -8,6 +8,7 @@ spoken over a channel, so the coordinator does not know the difference.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import ClassVar
 
 from dsync.protocol.errors import UnsupportedError
 from dsync.protocol.types import (
@@ -65,6 +66,9 @@ class Connector:
 
     Calls may run concurrently. Each raises `DsyncError`s; any other exception is a bug of the plug-in.
     """
+
+    speaks_for_another: ClassVar[bool] = False
+    """It hands its calls on: what it overrides says nothing about what is served."""
 
     async def close(self) -> None:
         """Let go of every connection. Repeatable."""
@@ -344,7 +348,9 @@ SERVICE_METHODS = {
 
 
 def services_of(connector: Connector) -> frozenset[str]:
-    """The dsync.v1 services that this connector's class overrides methods of."""
+    """The dsync.v1 services that this connector's class overrides methods of; none of one that speaks for another."""
+    if connector.speaks_for_another:
+        return frozenset()
     return frozenset(
         service
         for service, methods in SERVICE_METHODS.items()

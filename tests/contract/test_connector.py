@@ -56,7 +56,7 @@ async def test_it_keeps_what_the_protocol_promises(rig: Rig) -> None:
     for name in names:
         rig.fill(name, 40, record_bytes=5000)
     rig.store.create("kit.scratch")
-    options = ExamineOptions(namespaces=names, scratch="kit.scratch", wait_s=0.25, pause_s=0.1, check_s=20)
+    options = ExamineOptions(namespaces=names, scratch="kit.scratch", pause_s=0.1)
     report = await examine(rig.connector, options)
     assert {result.check.id: result.seen for result in report.of(Outcome.FAILED)} == {}
     skipped = {result.check.group for result in report.of(Outcome.SKIPPED)}

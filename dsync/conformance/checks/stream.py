@@ -232,7 +232,7 @@ async def gives_growing_positions(subject: Subject) -> None:
 
     Lag is their difference to what has been applied; a position that goes back makes it look as if nothing were left.
     """
-    positions = await _first_positions(subject, b"")
+    positions = await _first_positions(subject, b"", count=3)
     for before, after in pairwise(positions):
         expect(after.lsn >= before.lsn, expected=f"positions from {before.lsn} on", seen=str(after.lsn))
 
@@ -243,12 +243,12 @@ async def goes_on_with_positions(subject: Subject) -> None:
 
     It is opened again whenever the stream of changes is.
     """
-    (first, *_) = await _first_positions(subject, b"")
-    (again, *_) = await _first_positions(subject, first.next_cursor)
+    (first,) = await _first_positions(subject, b"", count=1)
+    (again,) = await _first_positions(subject, first.next_cursor, count=1)
     expect(again.lsn >= first.lsn, expected=f"a position from {first.lsn} on", seen=str(again.lsn))
 
 
-async def _first_positions(subject: Subject, cursor: bytes) -> list[LsnPosition]:
+async def _first_positions(subject: Subject, cursor: bytes, *, count: int) -> list[LsnPosition]:
     """The first few positions.
 
     Raises:
@@ -257,7 +257,7 @@ async def _first_positions(subject: Subject, cursor: bytes) -> list[LsnPosition]
     found: list[LsnPosition] = []
     async with _positions(subject, cursor) as positions:
         try:
-            for _ in range(3):
+            for _ in range(count):
                 await subject.changes.make(1)
                 async with asyncio.timeout(subject.options.wait_s):
                     position = await anext(positions, None)

@@ -18,7 +18,7 @@ from dsync.sdk.testing.memory import MemoryConnector
 from dsync.sdk.types import BsonValue, PageType
 from tests.contract.conformance.honest import NAMESPACES, SCRATCH, Honest, orders
 
-_QUICK = ExamineOptions(wait_s=0.25, pause_s=0.1, check_s=10, only=frozenset({"lookup", "plan.one"}))
+_QUICK = ExamineOptions(wait_s=5, pause_s=0.1, check_s=60, only=frozenset({"lookup", "plan.one"}))
 
 
 class _Sorting(Honest):
@@ -83,7 +83,7 @@ def test_changes_and_a_reader_of_the_authors_own_are_used(tmp_path: Path) -> Non
     made: list[Honest] = []
 
     class Driven(_Author):
-        limits = ExamineOptions(wait_s=0.25, pause_s=0.1, check_s=10, only=frozenset({"stream", "write"}))
+        limits = ExamineOptions(wait_s=5, pause_s=0.1, check_s=60, only=frozenset({"stream", "write"}))
 
         @asynccontextmanager
         async def connector(self, folder: Path) -> AsyncIterator[Connector]:

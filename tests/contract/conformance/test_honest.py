@@ -49,7 +49,7 @@ async def test_what_is_not_declared_is_tried_too() -> None:
 
 async def test_without_a_scratch_namespace_nothing_is_written() -> None:
     connector = Honest()
-    report = await examined(connector, scratch="")
+    report = await examined(connector, scratch="", wait_s=0.2)
     assert connector.log == []
     assert {name: len(connector.documents(name)) for name in connector.store.namespaces()} == {
         **dict.fromkeys(NAMESPACES, 45),

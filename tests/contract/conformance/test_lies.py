@@ -17,7 +17,7 @@ def test_every_check_has_its_liar() -> None:
 @pytest.mark.parametrize("check", list(CHECKS))
 async def test_a_lie_is_found(check: str) -> None:
     """By its own check, in words that show no record."""
-    report = await examined(LIES[check](), only=frozenset({check}))
+    report = await examined(LIES[check](), only=frozenset({check}), wait_s=0.2)
     (result,) = report.results
     assert result.outcome is Outcome.FAILED, f"{result.outcome}: {result.note}"
     assert result.expected

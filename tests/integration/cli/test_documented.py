@@ -186,7 +186,7 @@ async def test_the_connector_of_the_manual_gives_its_numbers() -> None:
     made: dict[str, Any] = {}
     exec(compile(block.text, block.place, "exec"), made)
     connector = made["Numbers"]()
-    plan = await connector.generate_plan(types.PlanRequest(namespaces=("a",)))
+    plan = await connector.generate_plan(types.PlanRequest(namespaces=("numbers",)))
     (partition,) = plan.partitions
     page = await connector.list_data(types.ReadRequest(partition=partition, type=types.PageType.BSON))
 

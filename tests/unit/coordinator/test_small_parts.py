@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,8 @@ from dsync.coordinator.events import CallRetried, Event, PartitionCopied
 from dsync.coordinator.retries import Retries
 from dsync.coordinator.spec import EndpointIdentity, FlowSpec
 from dsync.coordinator.tasks import StoppedError, task_group
+from dsync.protocol.channel import Target
+from dsync.protocol.client import RemoteConnector
 from dsync.protocol.errors import (
     FencedError,
     PermanentError,
@@ -23,7 +26,10 @@ from dsync.protocol.errors import (
     ServerUnavailableError,
     UnsupportedError,
 )
-from dsync.protocol.types import PageType, Role
+from dsync.protocol.inline import InlineConnector
+from dsync.protocol.interface import Connector
+from dsync.protocol.types import Info, PageType, Role, SourceCapabilities
+from dsync.sdk.serve import ServeOptions, serving
 from dsync.sdk.testing.memory import MemoryConnector
 from dsync.sdk.testing.memory_store import MemoryStore
 
@@ -164,6 +170,25 @@ async def test_stopping_a_group_is_not_an_error_of_it() -> None:
         async with task_group():
             await asyncio.sleep(0)
             raise StoppedError
+
+
+class _Plain(Connector):
+    """What many write: adiom.v1, and nothing of dsync.v1."""
+
+    async def get_info(self) -> Info:
+        return Info(id="plain", db_type="plain", source=SourceCapabilities())
+
+
+async def test_a_connector_of_adiom_alone_is_taken_to_serve_nothing_else(tmp_path: Path) -> None:
+    """However it is reached: what stands in between overrides every method, and serves none of them by itself."""
+    assert not (await End.meet(_Plain(), Role.SOURCE)).extensions.services
+    assert not (await End.meet(InlineConnector(_Plain(), name="plain"), Role.SOURCE)).extensions.services
+    async with serving(_Plain(), ServeOptions(address=f"unix:{tmp_path}/s", grace_s=0)) as address:
+        remote = RemoteConnector(Target(address=address, name="plain"))
+        try:
+            assert not (await End.meet(remote, Role.SOURCE)).extensions.services
+        finally:
+            await remote.close()
 
 
 async def test_the_form_that_is_asked_for_is_the_only_one() -> None:
