@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dsync.conformance.check import SkippedError
+from dsync.conformance.outcomes import SkippedError
+from dsync.conformance.reading import Reading
 from dsync.conformance.records import Id, digest
+from dsync.conformance.scratch import Scratch
 from dsync.protocol.errors import UnsupportedError
 from dsync.protocol.types import (
     PageType,
@@ -20,9 +22,6 @@ from dsync.protocol.types import (
     UpdatesPartition,
     UpdateType,
 )
-
-if TYPE_CHECKING:
-    from dsync.conformance.subject import Subject
 
 ROUNDS = 3
 A_ROUND = 2
@@ -60,8 +59,9 @@ class History:
 class Changes:
     """The changes of one updates partition."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Reading, scratch: Scratch) -> None:
         self._subject = subject
+        self._scratch = scratch
         self._partition: UpdatesPartition | None = None
         self._history: History | None = None
         self._refusal = ""
@@ -81,7 +81,7 @@ class Changes:
         if self._subject.options.change is not None:
             await self._subject.options.change(number)
         elif self._makes_by_writing:
-            await self._subject.scratch.write(self._subject.scratch.items(number, text="a change"))
+            await self._scratch.write(self._scratch.items(number, text="a change"))
 
     async def plan(self) -> UpdatesPartition | None:
         """Fix a position anew: an updates partition from which changes are followed; None where there are none.

@@ -2,47 +2,11 @@
 
 from __future__ import annotations
 
-import enum
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from dsync.protocol.errors import DsyncError
-
-if TYPE_CHECKING:
-    from dsync.conformance.subject import Subject
-
-
-class Outcome(enum.Enum):
-    """What became of a check."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-
-
-class FailedError(Exception):
-    """The connector does not keep the promise. Neither text quotes a record beyond its id."""
-
-    def __init__(self, *, expected: str, seen: str) -> None:
-        super().__init__(f"expected {expected}; seen: {seen}")
-        self.expected = expected
-        self.seen = seen
-
-
-class SkippedError(Exception):
-    """The promise cannot be tried here, and why."""
-
-
-def expect(condition: bool, *, expected: str, seen: str) -> None:
-    """Go on where the condition holds.
-
-    Raises:
-        FailedError: it does not.
-    """
-    if not condition:
-        raise FailedError(expected=expected, seen=seen)
+from dsync.conformance.subject import Subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +19,7 @@ class Need:
     """Why the check cannot be tried; empty: it can."""
 
 
-Run = Callable[["Subject"], Awaitable["str | None"]]
+Run = Callable[[Subject], Awaitable[str | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +84,3 @@ def check(id: str, *needs: Need, stands_on: str) -> Callable[[Run], Run]:
         return run
 
     return register
-
-
-def status_of(error: DsyncError) -> str:
-    """An error as a report shows it: its status and our class of it, without its text, which may quote a record."""
-    return f"{type(error).status.name} ({type(error).__name__})"

@@ -8,9 +8,10 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from dsync.conformance.check import Check, FailedError, Outcome, SkippedError
+from dsync.conformance.check import Check
 from dsync.conformance.checks import CHECKS
 from dsync.conformance.options import ExamineOptions
+from dsync.conformance.outcomes import FailedError, Outcome, SkippedError
 from dsync.conformance.report import CheckResult, Report
 from dsync.conformance.subject import Subject
 from dsync.conformance.watched import told

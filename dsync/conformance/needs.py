@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dsync.conformance.check import Need
-
-if TYPE_CHECKING:
-    from dsync.conformance.subject import Subject
+from dsync.conformance.subject import Subject
 
 
 async def _no_source(subject: Subject) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dsync.conformance.check import Check, Outcome
+from dsync.conformance.check import Check
+from dsync.conformance.outcomes import Outcome
 from dsync.protocol.types import Extensions, Info, PageType
 
 DIFFERENCES_EXIT_CODE = 4

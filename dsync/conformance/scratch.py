@@ -7,9 +7,10 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dsync.conformance.check import SkippedError, expect
+from dsync.conformance.outcomes import SkippedError, expect
+from dsync.conformance.reading import Reading, write_type
 from dsync.conformance.records import Id, bson_id, decode, encode, encode_fields, id_of, number_key
 from dsync.protocol import pages
 from dsync.protocol.errors import DsyncError, UnsupportedError
@@ -25,9 +26,6 @@ from dsync.protocol.types import (
     WriteRequest,
     WriteUpdatesRequest,
 )
-
-if TYPE_CHECKING:
-    from dsync.conformance.subject import Subject
 
 TEXT, NUMBER = "text", "number"
 """The fields of the kit's records, beside the id: a string and a whole number."""
@@ -47,7 +45,7 @@ class Item:
 class Scratch:
     """Writes as a coordinator does; what arrived is looked at by reading, never believed."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Reading) -> None:
         self._subject = subject
         self.namespace = subject.options.scratch
         # Far from ids that others may have given, and from those of an earlier examination.
@@ -56,8 +54,6 @@ class Scratch:
 
     @property
     def type(self) -> PageType:
-        from dsync.conformance.subject import write_type
-
         return write_type(self._subject.info)
 
     # ------------------------------------------------------------------ making

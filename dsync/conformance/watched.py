@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
-from dsync.conformance.check import status_of
+from dsync.conformance.outcomes import status_of
 from dsync.protocol.errors import DsyncError
 from dsync.protocol.interface import Connector
 

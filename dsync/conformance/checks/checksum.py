@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from dsync.conformance.check import SkippedError, check, expect
+from dsync.conformance.check import check
 from dsync.conformance.needs import CHECKSUM_SERVICE, SCHEMA_SERVICE, SOURCE
+from dsync.conformance.outcomes import SkippedError, expect
 from dsync.conformance.subject import Subject
 from dsync.protocol.types import ChecksumRequest, DescribeRequest, KeyRange, Role, RowsRequest
 

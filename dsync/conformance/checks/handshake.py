@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from dsync.conformance.check import check, expect
-from dsync.conformance.subject import RECORD_TYPES, Subject
+from dsync.conformance.check import check
+from dsync.conformance.outcomes import expect
+from dsync.conformance.reading import RECORD_TYPES
+from dsync.conformance.subject import Subject
 from dsync.protocol.errors import DsyncError, UnsupportedError
 from dsync.protocol.types import CheckRequest, ChecksumRequest, DescribeRequest, PageType, Partition, ReadRequest, Role
 

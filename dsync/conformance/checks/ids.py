@@ -11,8 +11,9 @@ import bson
 from bson.binary import Binary, UuidRepresentation
 from bson.int64 import Int64
 
-from dsync.conformance.check import SkippedError, check, expect, status_of
+from dsync.conformance.check import check
 from dsync.conformance.needs import READ_BACK, SCRATCH
+from dsync.conformance.outcomes import SkippedError, expect, status_of
 from dsync.conformance.records import Id, id_of, number_key
 from dsync.conformance.scratch import NUMBER, TEXT, Item
 from dsync.conformance.subject import Subject

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 
-from dsync.conformance.check import FailedError, check, expect, status_of
+from dsync.conformance.check import check
 from dsync.conformance.needs import LEDGER_SERVICE, PAGE_SERVICE, READ_BACK, SCRATCH
+from dsync.conformance.outcomes import FailedError, expect, status_of
 from dsync.conformance.subject import Subject
 from dsync.protocol import pages
 from dsync.protocol.errors import DsyncError, FencedError

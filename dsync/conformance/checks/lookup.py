@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 
-from dsync.conformance.check import SkippedError, check, expect, status_of
+from dsync.conformance.check import check
 from dsync.conformance.needs import LOOKUP, NO_LOOKUP, SOURCE
+from dsync.conformance.outcomes import SkippedError, expect, status_of
 from dsync.conformance.records import Id, bson_id, id_of
 from dsync.conformance.subject import Subject
 from dsync.protocol.errors import DsyncError, RetryableError

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dsync.conformance.check import FailedError, SkippedError, check, expect
+from dsync.conformance.check import check
 from dsync.conformance.needs import PAGE_SERVICE, READ_BACK, SCRATCH, SOURCE
+from dsync.conformance.outcomes import FailedError, SkippedError, expect
+from dsync.conformance.reading import RECORD_TYPES, seen
 from dsync.conformance.records import Id, digest
-from dsync.conformance.subject import RECORD_TYPES, Subject, seen
+from dsync.conformance.subject import Subject
 from dsync.protocol import pages
 from dsync.protocol.errors import DsyncError
 from dsync.protocol.types import Page, Partition, Role, WriteRequest

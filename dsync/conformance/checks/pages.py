@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from dsync.conformance.check import FailedError, check, expect, status_of
+from dsync.conformance.check import check
 from dsync.conformance.needs import SOURCE
+from dsync.conformance.outcomes import FailedError, expect, status_of
+from dsync.conformance.reading import RECORD_TYPES, SeenPage
 from dsync.conformance.records import Id
-from dsync.conformance.subject import RECORD_TYPES, SeenPage, Subject
+from dsync.conformance.subject import Subject
 from dsync.protocol.channel import MAX_MESSAGE_BYTES
 from dsync.protocol.errors import DsyncError, RetryableError
 from dsync.protocol.types import PageType, Partition, ReadRequest

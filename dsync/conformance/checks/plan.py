@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 
-from dsync.conformance.check import check, expect, status_of
+from dsync.conformance.check import check
 from dsync.conformance.needs import DEFAULT_PLAN, SEVERAL, SOURCE
+from dsync.conformance.outcomes import expect, status_of
 from dsync.conformance.subject import Subject
 from dsync.protocol.errors import DsyncError, RetryableError
 from dsync.protocol.types import PlanRequest, ReadRequest

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dsync.conformance.check import SkippedError, check, expect, status_of
+from dsync.conformance.check import check
 from dsync.conformance.needs import PLAN_SERVICE, SCRATCH, SOURCE
+from dsync.conformance.outcomes import SkippedError, expect, status_of
 from dsync.conformance.subject import Subject
 from dsync.protocol.errors import DsyncError, ReplanError
 from dsync.protocol.types import CopiedPartition, Plan, Role

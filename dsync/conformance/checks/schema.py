@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dsync.conformance.check import check, expect
+from dsync.conformance.check import check
 from dsync.conformance.needs import SCHEMA_SERVICE, SOURCE
+from dsync.conformance.outcomes import expect
 from dsync.conformance.subject import Subject
 from dsync.protocol.types import DescribeRequest, Role
 

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 
 from dsync.conformance.changes import A_ROUND, SeenUpdate, content_of
-from dsync.conformance.check import FailedError, SkippedError, check, expect, status_of
+from dsync.conformance.check import check
 from dsync.conformance.needs import LSN, MAKES_CHANGES, NO_LSN, SCRATCH, SOURCE, STREAM
+from dsync.conformance.outcomes import FailedError, SkippedError, expect, status_of
 from dsync.conformance.records import Id, id_of, number_key
 from dsync.conformance.subject import Subject
 from dsync.protocol.errors import DsyncError, RetryableError

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dsync.conformance.check import FailedError, check, expect, status_of
+from dsync.conformance.check import check
 from dsync.conformance.needs import READ_BACK, SCRATCH
+from dsync.conformance.outcomes import FailedError, expect, status_of
 from dsync.conformance.scratch import NUMBER, TEXT, Item
 from dsync.conformance.subject import Subject
 from dsync.protocol.errors import DsyncError, RetryableError, UnsupportedError

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from dsync.conformance.check import FailedError, check, expect, status_of
+from dsync.conformance.check import check
 from dsync.conformance.needs import READ_BACK, SCRATCH
-from dsync.conformance.subject import RECORD_TYPES, Subject
+from dsync.conformance.outcomes import FailedError, expect, status_of
+from dsync.conformance.reading import RECORD_TYPES
+from dsync.conformance.subject import Subject
 from dsync.protocol.errors import DsyncError, RetryableError
 from dsync.protocol.types import PageType
 
