@@ -277,4 +277,5 @@ async def _verify(context: RunContext, chosen: ChosenRun) -> VerifyReport:
             retry_for_s=context.spec.retry_for_s,
         ),
         emit=context.emit,
+        ready=lambda: context.control.wait_while_paused(context.stopping),
     )

@@ -1,6 +1,7 @@
-"""How fast a copy may read: rows and bytes a second over all partitions, a rest after each page, and pauses.
+"""How fast a run may read: rows and bytes a second over all partitions, a rest after each page, and pauses.
 
-What is limited is the load on the source, so a reader waits before it asks, never with a page in its hands.
+What is limited is the load on the source, so a reader waits before it asks, never with a page in its hands. A stream
+waits behind each frame, so that its source keeps what comes next.
 """
 
 from __future__ import annotations
@@ -44,6 +45,17 @@ class Pace:
     def reader(self, *, row_bytes: int = 0) -> Reader:
         """For one partition; `row_bytes` is what a row is likely to weigh, 0 where nobody knows."""
         return Reader(pace=self, row_bytes=float(row_bytes))
+
+    async def spend(self, rows: int, size_bytes: int) -> None:
+        """Something was read that nobody was asked for: wait until it is paid for, or the run is to stop.
+
+        A pause does not count here: what is read waits on the disk.
+        """
+        self._pay(rows, size_bytes)
+        with contextlib.suppress(StoppedError):
+            while self._free_at_s > self.now_s():
+                await self._until(self._free_at_s)
+                self._forgive()
 
     async def _until(self, moment_s: float) -> None:
         """Raises StoppedError where the run is to stop meanwhile."""

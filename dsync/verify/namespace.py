@@ -34,6 +34,10 @@ class Comparison(RowReader, Protocol):
         ...
 
 
+async def at_once() -> None:
+    """Nobody asks to wait."""
+
+
 @dataclass(slots=True, kw_only=True)
 class NamespaceVerifier:
     """The work on one namespace."""
@@ -52,6 +56,7 @@ class NamespaceVerifier:
     retries: Retries
     emit: EventHandler
     show_key: Callable[[Key], tuple[str, ...]] = lambda key: key
+    ready: Callable[[], Awaitable[None]] = at_once
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     clock: Callable[[], float] = time.monotonic
     _room: Room = field(init=False)
@@ -108,6 +113,7 @@ class NamespaceVerifier:
         async def work() -> None:
             for ordinal in todo:
                 async with self.slots:
+                    await self.ready()
                     results[ordinal] = await self._compare_one(ranges[ordinal])
                 # A range that differs while it is written to is not finished before its rows have settled.
                 if results[ordinal].is_equal or not self.options.live:

@@ -19,7 +19,7 @@ from dsync.verify.algorithm import Algorithm
 from dsync.verify.canonical import id_text
 from dsync.verify.ends import Descriptions, Ends, VerifyEnd
 from dsync.verify.events import EventHandler, NamespaceCompared
-from dsync.verify.namespace import NamespaceVerifier
+from dsync.verify.namespace import NamespaceVerifier, at_once
 from dsync.verify.options import NO_OPTIONS, Key, VerifyOptions
 from dsync.verify.pairing import Pair
 from dsync.verify.progress import NamespaceProgress, NoProgress, ProgressStore
@@ -36,8 +36,11 @@ async def verify(
     *,
     progress: ProgressStore | None = None,
     emit: EventHandler = lambda event: None,
+    ready: Callable[[], Awaitable[None]] = at_once,
 ) -> VerifyReport:
     """Compare source namespaces with the target's they are mapped to.
+
+    `ready` is awaited before each range is read, and before rows are read again: who wants it to rest makes it wait.
 
     With `progress` a verification that was interrupted goes on where it was; a complete one forgets it. Where the
     source loses the copy's snapshot meanwhile the rest is compared live, by `lost_snapshot`.
@@ -48,13 +51,13 @@ async def verify(
     """
     store = progress or NoProgress()
     try:
-        return await Verifier(source, target, options, progress=store, emit=emit).run(namespaces)
+        return await Verifier(source, target, options, progress=store, emit=emit, ready=ready).run(namespaces)
     except SnapshotLostError as exc:
         if options.live:
             raise
         emit(SnapshotLost(reason=str(exc)))
     without = replace(options, live=True, snapshot_lost=True)
-    return await Verifier(source, target, without, progress=store, emit=emit).run(namespaces)
+    return await Verifier(source, target, without, progress=store, emit=emit, ready=ready).run(namespaces)
 
 
 class Verifier:
@@ -68,6 +71,7 @@ class Verifier:
         *,
         progress: ProgressStore,
         emit: EventHandler,
+        ready: Callable[[], Awaitable[None]] = at_once,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -75,6 +79,7 @@ class Verifier:
         self._options = options
         self._store = progress
         self._emit = emit
+        self._ready = ready
         self._sleep = sleep
         self._clock = clock
         self._retries = Retries(retry_for_s=options.retry_for_s, emit=emit, is_stopping=lambda: False)
@@ -113,6 +118,11 @@ class Verifier:
             live=self._options.live or any(report.method is Method.STREAMED for report in reports.values()),
             elapsed_s=self._clock() - started_at,
         )
+
+    async def _sleep_when_ready(self, delay_s: float) -> None:
+        """Rows settle while changes are applied, and not while the flow rests."""
+        await self._ready()
+        await self._sleep(delay_s)
 
     async def _find_trees(self, namespaces: Mapping[str, str], ends: Ends) -> dict[str, str]:
         """The top of the tree of each partition whose rows every server places by itself."""
@@ -249,7 +259,8 @@ class Verifier:
             retries=self._retries,
             emit=self._emit,
             show_key=_document_id if keyed and method is Method.STREAMED else _as_it_is,
-            sleep=self._sleep,
+            ready=self._ready,
+            sleep=self._sleep_when_ready,
             clock=self._clock,
         )
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 import stamina
 
 from dsync.coordinator.events import CallRetried, EventHandler
+from dsync.coordinator.pace import Pace
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.tasks import task_group
 from dsync.protocol.errors import PluginBugError, RetryableError
@@ -65,6 +66,9 @@ class Intake:
     """Make the spool durable up to there and tell the source; None: it is told what the sink has."""
     confirmed: Position = field(default_factory=Position)
     """What the source was told by that, in an earlier life."""
+
+    pace: Pace | None = None
+    """How fast it may be; None: as the source gives it."""
 
     durable: bytes | None = field(default=None, init=False)
     """A cursor up to which the source was told that everything is durable; None: nothing was told yet."""
@@ -152,6 +156,8 @@ class Intake:
                 async for frame in frames:
                     await self._take(frame)
                     has_come = True
+                    if self.pace is not None:
+                        await self.pace.spend(len(frame) - frame.operations.count(Operation.MARK), len(frame.body))
         except RetryableError as error:
             if not has_come:
                 raise

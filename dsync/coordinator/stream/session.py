@@ -14,6 +14,7 @@ from typing import TypeVar
 from dsync.coordinator.context import RunContext
 from dsync.coordinator.events import ConsistencyReached, NamespaceStopped, StreamMoved
 from dsync.coordinator.following import Following
+from dsync.coordinator.pace import Pace
 from dsync.coordinator.plan import CopyPlan
 from dsync.coordinator.retries import Retries
 from dsync.coordinator.stream.acknowledging import Acknowledging, require_whole
@@ -272,6 +273,12 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
         # The parts ask the stream, which is made of them.
         made: list[Stream] = []
         endless = Retries(retry_for_s=_FOR_EVER_S, emit=context.emit, is_stopping=context.stopping.is_set)
+        pace = Pace(
+            stopping=context.stopping,
+            rows_per_s=context.spec.rate_rows_per_s,
+            bytes_per_s=context.spec.rate_bytes_per_s,
+            control=context.control,
+        )
         acknowledging = Acknowledging(
             spool=spool,
             by_spool=context.spec.ack == "spooled",
@@ -285,7 +292,7 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
             request=StreamChangesRequest(
                 namespaces=following.partition.namespaces,
                 type=following.type,
-                frame_bytes=FRAME_BYTES,
+                frame_bytes=pace.reader().page_bytes(FRAME_BYTES),
                 header=following.partition.header,
                 value=following.partition.value,
             ),
@@ -294,6 +301,7 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
             reopen=context.source.reopen_session,
             confirm=acknowledging.confirm if acknowledging.by_spool else None,
             confirmed=following.spooled or Position(),
+            pace=pace,
         )
         targets: Mapping[str, str] = {row.namespace: row.target for row in plan.namespaces}
         columns = {row.namespace: frozenset(row.columns) for row in plan.namespaces}

@@ -170,3 +170,17 @@ async def test_a_run_that_is_paused_and_to_stop_stops() -> None:
         with pytest.raises(StoppedError):
             async with asyncio.timeout(30):
                 await waiting
+
+
+async def test_a_stream_waits_behind_what_it_was_given() -> None:
+    """So that no more comes in the long run than the limit allows; a pause does not hold what goes to the disk."""
+    clock, control = Clock(), Control()
+    pace = pace_of(clock, rows_per_s=10, bytes_per_s=1000)
+    pace.control = control
+    control.pause()
+    await pace.spend(50, 100)
+    assert clock.s == 1005
+    await pace.spend(0, 2000)
+    assert clock.s == 1007
+    pace.stopping.set()
+    await pace.spend(50, 0)

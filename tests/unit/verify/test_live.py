@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from dsync.verify import Kind, RowsSettling, VerifyOptions, VerifyReport
+from dsync.verify.namespace import at_once
 from dsync.verify.progress import NoProgress
 from dsync.verify.verifier import Verifier
 from tests.unit.verify.fakes import ChecksumEnd, Table
@@ -38,9 +39,15 @@ class Pair:
         self.slept.append(seconds)
         self.at.get(len(self.slept), lambda: None)()
 
-    async def verify(self, options: VerifyOptions) -> VerifyReport:
+    async def verify(self, options: VerifyOptions, ready: Callable[[], Awaitable[None]] | None = None) -> VerifyReport:
         verifier = Verifier(
-            self.source, self.target, options, progress=NoProgress(), emit=self.events.append, sleep=self.sleep
+            self.source,
+            self.target,
+            options,
+            progress=NoProgress(),
+            emit=self.events.append,
+            ready=ready or at_once,
+            sleep=self.sleep,
         )
         return await verifier.run(SPACE)
 
@@ -63,6 +70,21 @@ async def test_a_row_in_flight_is_no_difference(pair: Pair) -> None:
     assert report.exit_code == 0
     assert pair.slept == [2.5, 2.5]
     assert [(e.rows, e.generation) for e in pair.events if isinstance(e, RowsSettling)] == [(2, 1), (1, 2)]
+
+
+async def test_what_rests_is_not_waited_for(pair: Pair) -> None:
+    """Before a range is read, and before rows are: while nothing is applied nothing can settle."""
+    pair.here[5]["note"] = "new"
+    asked = []
+
+    async def ready() -> None:
+        asked.append(len(pair.slept))
+        if asked == [0, 0]:
+            pair.there[5].update(note="new")
+
+    report = await pair.verify(VerifyOptions(generations=1), ready)
+    assert report.exit_code == 0
+    assert asked == [0, 0], "one range, and once before its row is read again"
 
 
 async def test_a_row_that_persists_is_one(pair: Pair) -> None:

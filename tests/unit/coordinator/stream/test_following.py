@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsync.coordinator.pace import Pace
 from dsync.coordinator.stream import applier as applying
 from dsync.coordinator.stream.acknowledging import Acknowledging, require_whole
 from dsync.coordinator.stream.follower import Follower
@@ -319,6 +320,33 @@ async def test_one_that_is_stopped_has_told_what_it_has_done(tmp_path: Path) -> 
             await asyncio.wait_for(task, 20)
     assert source.discarded == history[-1].place
     assert len(life.checkpoints) == 1
+
+
+async def test_a_limit_holds_the_stream_back(tmp_path: Path) -> None:
+    """Behind each frame, with what that has: the source keeps the next one meanwhile."""
+    history = history_of([[(Operation.INSERT, key), (Operation.MARK, 0)] for key in range(20)])
+    sink, source = LedgerSink(lanes=2), Source(history=history, chance=random.Random(1), breaks=0)
+    spent, gate = list[int](), asyncio.Event()
+
+    class Gate(Pace):
+        async def spend(self, rows: int, size_bytes: int) -> None:
+            spent.append(rows)
+            await gate.wait()
+
+    async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=8 * MIB) as spool:
+        life = FollowingLife(source, sink, spool, repeat=False)
+        life.follower.intake.pace = Gate(stopping=life.stopping)
+        task = asyncio.create_task(life.run(until=life.is_done))
+        async with asyncio.timeout(20):
+            while not spent:
+                await asyncio.sleep(0)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert source.sent == 1, "the next frame was not asked for"
+            gate.set()
+            await task
+    assert sum(spent) == 20
+    check(sink, history)
 
 
 async def test_nothing_is_applied_while_the_run_is_paused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
