@@ -6,23 +6,19 @@ In one process with its plug-ins, since nothing dies here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import sql
 
-from dsync.app.requests import SyncRequest
-from dsync.app.sync import SyncOutcome, sync
-from dsync.coordinator.events import Event, PhaseChanged
 from dsync.protocol.errors import DsyncError
-from tests.support.databases import Database, DatabaseFactory
+from tests.crash.inline import InlineFlow
+from tests.support.databases import DatabaseFactory
 from tests.support.waiting import wait_for_async
 
 _TABLES = ("kept", "whole")
 _DEFAULT = "ALTER TABLE {} REPLICA IDENTITY DEFAULT"
-_CONTENTS = "SELECT count(*), md5(string_agg(x::text, ',' ORDER BY x::text)) FROM {} x"
 
 
 def _fill(uri: str) -> None:
@@ -37,67 +33,9 @@ def _fill(uri: str) -> None:
             connection.execute(statement.encode())
 
 
-class Flow:
-    """A flow of this process: streams, and is asked how it has ended."""
-
-    def __init__(self, source: Database, sink: Database, state: Path, source_uri: str = "") -> None:
-        self.source = source
-        self.sink = sink
-        self._state = state
-        self._source_uri = source_uri or source.uri
-        self._streaming = asyncio.Event()
-        self._stopping = asyncio.Event()
-
-    async def run(self, *, until_caught_up: bool = True, again: bool = False) -> SyncOutcome:
-        request = SyncRequest(
-            source=self._source_uri,
-            sink=self.sink.uri,
-            mode="full",
-            state=str(self._state),
-            attach="inline",
-            parallel=1,
-            until_caught_up=until_caught_up,
-            again=again,
-        )
-        return await sync(request, self._heard, self._stopping)
-
-    def _heard(self, event: Event) -> None:
-        if isinstance(event, PhaseChanged) and event.phase == "streaming":
-            self._streaming.set()
-
-    async def refused_after(self, harm: Callable[[], Awaitable[object]]) -> DsyncError:
-        """Stream, do harm, and return what it ends with."""
-        running = asyncio.create_task(self.run(until_caught_up=False))
-        try:
-            await wait_for_async(lambda: self._streaming.is_set() or running.done(), timeout_s=60, what="a stream")
-            await harm()
-            with pytest.raises(DsyncError) as caught:
-                await asyncio.wait_for(running, 60)
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-        return caught.value
-
-    async def arrives_again(self) -> None:
-        """The way on that the errors name: both ends are equal, what the stream has missed included."""
-        await self.run(again=True)
-        self.require_equal()
-
-    def require_equal(self) -> None:
-        for name in _TABLES:
-            query = sql.SQL(_CONTENTS).format(sql.Identifier(name))
-            assert self.sink.rows(query) == self.source.rows(query)
-
-    @property
-    def slot(self) -> str:
-        return str(
-            self.source.value("SELECT slot_name::text FROM pg_replication_slots WHERE database = current_database()")
-        )
-
-
 @pytest.fixture
-def flow(source_db: DatabaseFactory, sink_db: DatabaseFactory, tmp_path: Path) -> Flow:
-    return Flow(source_db(_fill), sink_db(), tmp_path / "state.db")
+def flow(source_db: DatabaseFactory, sink_db: DatabaseFactory, tmp_path: Path) -> InlineFlow:
+    return InlineFlow(source_db(_fill), sink_db(), tmp_path / "state.db", _TABLES)
 
 
 async def _until_done(work: Callable[[], object]) -> None:
@@ -120,7 +58,7 @@ def _free(connection: psycopg.Connection, slot: str) -> None:
     )
 
 
-def _drop(flow: Flow) -> None:
+def _drop(flow: InlineFlow) -> None:
     slot = flow.slot
     with flow.source.connect() as connection:
         _free(connection, slot)
@@ -128,13 +66,13 @@ def _drop(flow: Flow) -> None:
         connection.execute("INSERT INTO kept VALUES (1000, 1000, 'missed')")
 
 
-def _make_anew(flow: Flow) -> None:
+def _make_anew(flow: InlineFlow) -> None:
     slot = flow.slot
     _drop(flow)
     flow.source.rows("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
 
 
-def _advance(flow: Flow) -> None:
+def _advance(flow: InlineFlow) -> None:
     slot = flow.slot
     with flow.source.connect() as connection:
         _free(connection, slot)
@@ -142,7 +80,7 @@ def _advance(flow: Flow) -> None:
         connection.execute("SELECT pg_replication_slot_advance(%s, pg_current_wal_lsn())", [slot])
 
 
-_SLOTS: dict[str, tuple[Callable[[Flow], None], str]] = {
+_SLOTS: dict[str, tuple[Callable[[InlineFlow], None], str]] = {
     "dropped": (_drop, "SlotMissingError"),
     "dropped and made anew": (_make_anew, "SlotMovedError"),
     "advanced": (_advance, "SlotMovedError"),
@@ -150,7 +88,7 @@ _SLOTS: dict[str, tuple[Callable[[Flow], None], str]] = {
 
 
 @pytest.mark.parametrize("how", _SLOTS)
-async def test_a_slot_that_somebody_else_has_handled_ends_the_stream(flow: Flow, how: str) -> None:
+async def test_a_slot_that_somebody_else_has_handled_ends_the_stream(flow: InlineFlow, how: str) -> None:
     work, kind = _SLOTS[how]
     error = await flow.refused_after(lambda: _until_done(lambda: work(flow)))
     _check(error, kind)
@@ -185,7 +123,7 @@ _PUBLICATIONS = {
 }
 
 
-async def _change_publication(flow: Flow, how: str) -> None:
+async def _change_publication(flow: InlineFlow, how: str) -> None:
     name = flow.slot
     with flow.source.connect() as connection:
         for statement in _PUBLICATIONS[how][0].format(name=name).split(";"):
@@ -194,7 +132,7 @@ async def _change_publication(flow: Flow, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["dropped", "a table away for a moment", "no inserts for a moment"])
 async def test_a_publication_that_was_changed_ends_the_stream(
-    flow: Flow, how: str, monkeypatch: pytest.MonkeyPatch
+    flow: InlineFlow, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where it is by now what it should be: what was changed meanwhile is in no stream."""
     monkeypatch.setattr("dsync_postgres.stream.follow._LOOK_S", 0.2)
@@ -204,7 +142,7 @@ async def test_a_publication_that_was_changed_ends_the_stream(
 
 
 @pytest.mark.parametrize("how", ["a table away for a moment", "made anew"])
-async def test_a_publication_that_was_changed_while_nobody_looked_is_refused(flow: Flow, how: str) -> None:
+async def test_a_publication_that_was_changed_while_nobody_looked_is_refused(flow: InlineFlow, how: str) -> None:
     await flow.run()
     await _change_publication(flow, how)
     with pytest.raises(DsyncError) as caught:
@@ -224,7 +162,7 @@ _IDENTITIES = {
 
 @pytest.mark.parametrize("how", _IDENTITIES)
 async def test_a_table_that_has_lost_what_tells_its_rows_apart_is_named(
-    flow: Flow, how: str, monkeypatch: pytest.MonkeyPatch
+    flow: InlineFlow, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dsync_postgres.stream.follow._LOOK_S", 0.2)
     table, statements = _IDENTITIES[how]
@@ -258,7 +196,7 @@ _CHANGES = (
 )
 
 
-async def test_a_table_whose_rows_are_told_apart_by_something_else_is_followed_on(flow: Flow) -> None:
+async def test_a_table_whose_rows_are_told_apart_by_something_else_is_followed_on(flow: InlineFlow) -> None:
     """Also its keys change, by the one and by the other; old rows are found by what they are told by now."""
     await flow.run()
     for number, altered in enumerate(_OTHER_IDENTITIES):

@@ -2,6 +2,10 @@
 
 Keys that the server takes to be equal may be printed differently (1.0 and 1.00, strings under a collation that ignores
 case). Their changes must not meet in different lanes, so only columns are hashed whose text decides.
+
+Rows that can be in each other's way although their keys are unlike have one hash for the whole table: what a unique
+index or an exclusion constraint beside the key allows depends on the order of changes of unlike keys. Were one lane
+ahead of another, which a crash or a refusal leaves so, no order of what is left would do.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ class TableKey:
     """The primary key, in its order."""
     forms: Mapping[str, str]
     """How a column's text can be hashed; columns that cannot be are absent."""
+    rows_meet: bool = False
+    """Another index than the key's is unique, or excludes rows by others."""
 
 
 _KEYS = """
@@ -45,7 +51,9 @@ SELECT c.oid::int8,
                  JOIN pg_type base ON base.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
                  LEFT JOIN pg_collation l ON l.oid = a.attcollation
                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                   AND coalesce(l.collisdeterministic, true)), '{}')
+                   AND coalesce(l.collisdeterministic, true)), '{}'),
+       (SELECT count(*) > 1 OR bool_or(i.indisexclusion) FROM pg_index i
+        WHERE i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
 """
@@ -55,9 +63,13 @@ _TEXTS = frozenset({19, 25, 1043})
 def read_table_keys(connection: Connection) -> dict[int, TableKey]:
     """The keys of all tables that could be in a stream, by oid; one query."""
     found = {}
-    for oid, columns, types in connection.execute(_KEYS.encode()).fetchall():
+    for oid, columns, types, rows_meet in connection.execute(_KEYS.encode()).fetchall():
         forms = {name: _form(int(type_oid), is_collated=False) for name, type_oid in types}
-        found[oid] = TableKey(columns=tuple(columns), forms={name: form for name, form in forms.items() if form})
+        found[oid] = TableKey(
+            columns=tuple(columns),
+            forms={name: form for name, form in forms.items() if form},
+            rows_meet=bool(rows_meet),
+        )
     return found
 
 
@@ -90,12 +102,14 @@ def key_of(relation: Relation, tables: Mapping[int, TableKey]) -> tuple[int, ...
 def key_hash(relation: Relation, tables: Mapping[int, TableKey]) -> KeyHash:
     """A function from a key to 64 bits, equal for keys that the server takes to be equal.
 
-    A table of which nothing can be hashed has one value for all its rows.
+    A table of which nothing can be hashed, or whose rows meet, has one value for all its rows.
     """
     known = tables.get(relation.oid)
     chosen: list[tuple[int, str]] = []
     for place, index in enumerate(relation.key):
         column = relation.columns[index]
+        if known is not None and known.rows_meet:
+            break
         form = _form(column.type_oid, is_collated=True) if known is None else known.forms.get(column.name, "")
         if form:
             chosen.append((place, form))
