@@ -23,7 +23,8 @@ of its own into that namespace and removes them at the end, as far as the sink t
 record has an id (`_id`; 64-bit whole numbers but for the checks of the group `ids`), a string `text` and a whole number
 `number`. A sink with columns needs a table for them: `CREATE TABLE scratch (_id bigint PRIMARY KEY, text text, number
 bigint)` in SQL. What is written is read back by the connector itself where it is a source too, else by the one that
-`--reader` names.
+`--reader` names. A sink's ledger and a source's stream (a replication slot of PostgreSQL, say) are used under a flow of
+the kit's own, and forgotten at the end.
 
 Several checks read the same twice: nobody else should write to the namespaces meanwhile. At most 3 namespaces, 4
 partitions of each and 6 pages of each partition are read. A source whose changes cannot be made by writing to the

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from dsync.conformance.outcomes import SkippedError
 from dsync.conformance.reading import Reading
 from dsync.conformance.records import Id, digest
 from dsync.conformance.scratch import Scratch
+from dsync.conformance.stream import Stream
 from dsync.protocol.errors import UnsupportedError
 from dsync.protocol.types import (
     PageType,
@@ -127,22 +127,22 @@ class Changes:
         history = History()
         async with self.open(partition, partition.cursor) as stream:
             if not self.can_make:
-                await stream.fill(history, batches=ROUNDS)
+                await fill(history, stream, batches=ROUNDS)
                 return history
             for number in range(1, ROUNDS + 1):
                 await self.make(A_ROUND)
-                await stream.fill(history, updates=A_ROUND * number)
+                await fill(history, stream, updates=A_ROUND * number)
         return history
 
     async def collect(self, partition: UpdatesPartition, cursor: bytes, updates: int) -> History:
         """What a stream opened at a cursor gives, until so many changes have come or none does any more."""
         history = History()
         async with self.open(partition, cursor) as stream:
-            await stream.fill(history, updates=updates)
+            await fill(history, stream, updates=updates)
         return history
 
     @asynccontextmanager
-    async def open(self, partition: UpdatesPartition, cursor: bytes) -> AsyncIterator[Stream]:
+    async def open(self, partition: UpdatesPartition, cursor: bytes) -> AsyncIterator[Stream[UpdateBatch]]:
         """A stream, closed with the block."""
         request = StreamRequest(
             namespaces=partition.namespaces,
@@ -162,49 +162,17 @@ class Changes:
         return self._subject.read_type
 
 
-class Stream:
-    """An open stream whose next answer is waited for by a task of its own, so that giving up does not end the call."""
-
-    def __init__(self, batches: AsyncIterator[UpdateBatch], *, wait_s: float) -> None:
-        self._batches = batches
-        self._wait_s = wait_s
-        self._next: asyncio.Task[UpdateBatch | None] | None = None
-
-    async def next(self) -> UpdateBatch | None:
-        """The next answer; None where the stream has ended.
-
-        Raises:
-            TimeoutError: none came in time; the stream stays open.
-        """
-        if self._next is None:
-            self._next = asyncio.create_task(self._one())
-        done, _ = await asyncio.wait({self._next}, timeout=self._wait_s)
-        if not done:
-            raise TimeoutError
-        task, self._next = self._next, None
-        return task.result()
-
-    async def _one(self) -> UpdateBatch | None:
-        return await anext(self._batches, None)
-
-    async def fill(self, history: History, *, updates: int = 0, batches: int = 0) -> None:
-        """Add answers until the history has so many changes and answers, none comes, or the stream ends."""
-        while len(history.updates) < updates or len(history.batches) < batches:
-            try:
-                batch = await self.next()
-            except TimeoutError:
-                return
-            if batch is None:
-                history.has_ended = True
-                return
-            history.batches.append(batch)
-
-    async def close(self) -> None:
-        if self._next is not None:
-            self._next.cancel()
-            await asyncio.wait({self._next})
-        if isinstance(self._batches, AsyncGenerator):
-            await self._batches.aclose()
+async def fill(history: History, stream: Stream[UpdateBatch], *, updates: int = 0, batches: int = 0) -> None:
+    """Add answers until the history has so many changes and answers, none comes, or the stream ends."""
+    while len(history.updates) < updates or len(history.batches) < batches:
+        try:
+            batch = await stream.next()
+        except TimeoutError:
+            return
+        if batch is None:
+            history.has_ended = True
+            return
+        history.batches.append(batch)
 
 
 def seen_update(update: Update, namespace: str) -> SeenUpdate:

@@ -55,6 +55,7 @@ GROUPS = {
     "page": "dsync.v1: pages",
     "ledger": "dsync.v1: the ledger",
     "snapshot": "dsync.v1: plans",
+    "changes": "dsync.v1: changes",
     "schema": "dsync.v1: schema",
     "checksum": "dsync.v1: checksums",
 }

@@ -96,8 +96,12 @@ async def _clean_up(subject: Subject) -> int:
     left_over = 0
     if subject.options.scratch and subject.info.sink is not None:
         left_over = await subject.scratch.clear()
-    if subject.has_ledger:
+    let_go = [
+        *([subject.connector.release_changes] if subject.frames.has_begun else []),
+        *([subject.connector.forget_flow] if subject.has_ledger else []),
+    ]
+    for forget in let_go:
         with contextlib.suppress(DsyncError, TimeoutError):
             async with asyncio.timeout(subject.options.check_s):
-                await subject.connector.forget_flow(subject.flow)
+                await forget(subject.flow)
     return left_over

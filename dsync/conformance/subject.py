@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from dsync.conformance.changes import Changes
+from dsync.conformance.frames import Frames
 from dsync.conformance.reading import Reading
 from dsync.conformance.scratch import Scratch
 
@@ -21,3 +22,8 @@ class Subject(Reading):
     def changes(self) -> Changes:
         """Makes changes and follows them."""
         return Changes(self, self.scratch)
+
+    @cached_property
+    def frames(self) -> Frames:
+        """Makes changes, and follows them by dsync.v1."""
+        return Frames(self, self.scratch)

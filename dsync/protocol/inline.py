@@ -67,6 +67,12 @@ _WORK = (
     "get_checksum",
     "get_rows",
     "count_rows",
+    "freeze",
+    "thaw",
+    "describe_objects",
+    "get_sequences",
+    "set_sequences",
+    "refresh_views",
 )
 
 

@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from dsync.conformance.check import GROUPS, Check, registered
 from dsync.conformance.checks import (
+    changes,
     checksum,
     handshake,
     ids,
@@ -27,6 +28,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
 
 __all__ = [
     "CHECKS",
+    "changes",
     "checksum",
     "handshake",
     "ids",

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 
-from dsync.conformance.changes import A_ROUND, SeenUpdate, content_of
+from dsync.conformance.changes import A_ROUND, SeenUpdate, content_of, fill
 from dsync.conformance.check import check
 from dsync.conformance.needs import LSN, MAKES_CHANGES, NO_LSN, SCRATCH, SOURCE, STREAM
 from dsync.conformance.outcomes import FailedError, SkippedError, expect, status_of
@@ -139,9 +139,9 @@ async def bears_a_slow_reader(subject: Subject) -> None:
     partition, history = await subject.changes.history()
     async with subject.changes.open(partition, partition.cursor) as stream:
         slow = type(history)()
-        await stream.fill(slow, batches=1)
+        await fill(slow, stream, batches=1)
         await asyncio.sleep(subject.options.pause_s)
-        await stream.fill(slow, updates=len(history.updates))
+        await fill(slow, stream, updates=len(history.updates))
     expect(not slow.has_ended, expected="a stream that stays open", seen="it has ended")
     _expect_updates(slow.updates, history.updates, "read slowly")
 

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from itertools import count
 
 import bson
+import xxhash
 from bson.int64 import Int64
 
 from dsync.conformance import ExamineOptions, Report, examine
 from dsync.protocol.inline import InlineConnector
 from dsync.protocol.interface import Connector
 from dsync.protocol.pages import records_of
-from dsync.sdk.errors import RequestError
+from dsync.sdk.errors import CursorExpiredError, RequestError
 from dsync.sdk.testing.memory import MemoryConnector
 from dsync.sdk.types import (
     BsonValue,
+    ChangeCommit,
+    ChangeFrame,
+    ChangeRelation,
+    ChangeStatus,
+    ChangeType,
+    Extensions,
     Info,
     LsnPosition,
+    Operation,
     Plan,
     PlanRequest,
     SessionRequest,
+    StreamChangesRequest,
     StreamRequest,
     Update,
     UpdateBatch,
@@ -37,6 +46,8 @@ SCRATCH = "kit.scratch"
 CANARY = "what a record says, which no report may repeat"
 """Stands in every record that is not the kit's own."""
 _ROWS = 45
+_MARK = ""
+"""Stands for a namespace in the log where there is a mark."""
 _A_BATCH = 2
 
 
@@ -48,6 +59,9 @@ class Honest(MemoryConnector):
         super().__init__(partition_rows=15, header="x-part")
         self.modest = modest
         self.log: list[tuple[str, Update]] = []
+        self.begun: dict[str, int] = {}
+        """Where following begins, by flow."""
+        self.acknowledged = 0
         self._logged = asyncio.Event()
         self.session = SessionRequest(page_bytes=48 * 1024)
         for name in NAMESPACES:
@@ -117,6 +131,70 @@ class Honest(MemoryConnector):
             yield LsnPosition(lsn=at, next_cursor=b"%d" % at)
             while len(self.log) <= at:
                 await self._logged.wait()
+
+    # ------------------------------------------------- dsync.v1 ChangeService
+
+    async def get_extensions(self) -> Extensions:
+        return dataclasses.replace(await super().get_extensions(), stream_types=(ChangeType.BSON,))
+
+    async def open_plan(self, namespaces: Sequence[str], *, updates: bool = False, wait_s: float = 0.0) -> Plan:
+        plan = await super().open_plan(namespaces)
+        if not updates:
+            return plan
+        assert self.session is not None
+        begun = self.begun.setdefault(self.session.flow, len(self.log))
+        partition = UpdatesPartition(namespaces=tuple(namespaces), cursor=b"%d" % begun)
+        return dataclasses.replace(plan, updates_partitions=(partition,), position=begun)
+
+    async def stream_changes(self, request: StreamChangesRequest) -> AsyncIterator[ChangeFrame]:
+        at = self.place(request.cursor)
+        if at < self.acknowledged:
+            raise CursorExpiredError("what comes after the cursor was acknowledged, and is gone")
+        while True:
+            if at < len(self.log):
+                end = min(at + _A_BATCH, len(self.log))
+                told = [entry for entry in self.log[at:end] if entry[0] in (*request.namespaces, _MARK)]
+                at = end
+                yield self.frame(told, at, request.namespaces)
+            else:
+                await self._logged.wait()
+
+    def frame(self, told: Sequence[tuple[str, Update]], at: int, namespaces: Sequence[str]) -> ChangeFrame:
+        """Entries of the log as a frame that ends there."""
+        records = [update.data or update.id[0].data for _, update in told]
+        operations = [Operation.MARK if name == _MARK else Operation(update.type) for name, update in told]
+        return ChangeFrame(
+            type=ChangeType.BSON,
+            cursor=b"%d" % at,
+            transaction=at,
+            relations=tuple(ChangeRelation(namespace=name) for name in namespaces),
+            operations=bytes(operations),
+            relation_of=b"".join(
+                (0 if name == _MARK else namespaces.index(name)).to_bytes(2, "little") for name, _ in told
+            ),
+            key_hashes=b"".join(self.key_hash(update) for _, update in told),
+            sizes=b"".join(len(record).to_bytes(4, "little") for record in records),
+            body=b"".join(records),
+            commits=(ChangeCommit(end=len(told), transaction=at),) if told else (),
+            position=len(self.log),
+        )
+
+    def key_hash(self, update: Update) -> bytes:
+        """Equal for equal keys."""
+        return xxhash.xxh3_64_digest(b"".join(bytes([value.type]) + value.data for value in update.id))
+
+    async def mark(self, namespaces: Sequence[str], content: bytes) -> int:
+        self.logged(_MARK, Update(id=(), type=UpdateType.UNKNOWN, data=content))
+        return len(self.log)
+
+    async def acknowledge(self, namespaces: Sequence[str], cursor: bytes) -> None:
+        self.acknowledged = max(self.acknowledged, self.place(cursor))
+
+    async def change_status(self, namespaces: Sequence[str]) -> ChangeStatus:
+        return ChangeStatus(position=len(self.log), acknowledged=self.acknowledged, retained_bytes=0)
+
+    async def release_changes(self, flow: str) -> list[str]:
+        return ["the flow's position"] if self.begun.pop(flow, None) is not None else []
 
 
 _numbers = count(1_000_000)

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 import bson
+import xxhash
 
 from dsync.protocol.pages import join_records, records_of
 from dsync.sdk.errors import (
@@ -22,6 +23,7 @@ from dsync.sdk.errors import (
 from dsync.sdk.types import (
     BsonValue,
     Bucket,
+    ChangeFrame,
     ChecksumRequest,
     CopiedPartition,
     DescribeRequest,
@@ -39,6 +41,7 @@ from dsync.sdk.types import (
     ResumedPlan,
     RowHash,
     SchemaDescription,
+    StreamChangesRequest,
     StreamRequest,
     UnitRef,
     UnitState,
@@ -114,7 +117,7 @@ class ChangingId(Honest):
 class ServiceInName(Honest):
     async def get_extensions(self) -> Extensions:
         extensions = await super().get_extensions()
-        return dataclasses.replace(extensions, services=extensions.services | {"ChangeService"})
+        return dataclasses.replace(extensions, services=extensions.services | {"CutoverService"})
 
 
 # ---------------------------------------------------------------------- plans
@@ -844,6 +847,74 @@ class ReadsWithoutSnapshot(Honest):
     async def read_page(self, request: ReadRequest) -> Page:
         page = await super().read_page(request)
         return _without_last(page) if self.closed else page
+
+
+# ----------------------------------------------------------- dsync.v1: changes
+
+
+@lies_in("changes.from-plan")
+class FramesFromNow(Honest):
+    async def stream_changes(self, request: StreamChangesRequest) -> AsyncIterator[ChangeFrame]:
+        # Whatever was written before the stream is really open.
+        await asyncio.sleep(0.01)
+        late = dataclasses.replace(request, cursor=b"%d" % len(self.log))
+        async for frame in super().stream_changes(late):
+            yield frame
+
+
+@lies_in("changes.form")
+class OneHashForAll(Honest):
+    def key_hash(self, update: Update) -> bytes:
+        return bytes(8)
+
+
+@lies_in("changes.keys")
+class HashesWholeRecords(Honest):
+    def key_hash(self, update: Update) -> bytes:
+        return xxhash.xxh3_64_digest(update.data)
+
+
+@lies_in("changes.places")
+class StandsStill(Honest):
+    def frame(self, told: Sequence[tuple[str, Update]], at: int, namespaces: Sequence[str]) -> ChangeFrame:
+        frame = super().frame(told, at, namespaces)
+        commits = tuple(dataclasses.replace(commit, transaction=1) for commit in frame.commits)
+        return dataclasses.replace(frame, transaction=1, commits=commits)
+
+
+@lies_in("changes.resume")
+class DiscardsWhatWasRead(Honest):
+    """Whoever opens a stream is taken to have everything before its cursor."""
+
+    async def stream_changes(self, request: StreamChangesRequest) -> AsyncIterator[ChangeFrame]:
+        async for frame in super().stream_changes(request):
+            self.acknowledged = max(self.acknowledged, self.place(request.cursor))
+            yield frame
+
+
+@lies_in("changes.again")
+class BeginsAnew(Honest):
+    async def open_plan(self, namespaces: Sequence[str], *, updates: bool = False, wait_s: float = 0.0) -> Plan:
+        self.begun.clear()
+        return await super().open_plan(namespaces, updates=updates, wait_s=wait_s)
+
+
+@lies_in("changes.mark")
+class MakesNoMark(Honest):
+    async def mark(self, namespaces: Sequence[str], content: bytes) -> int:
+        return len(self.log)
+
+
+@lies_in("changes.acknowledge")
+class LetsGoOfMore(Honest):
+    async def acknowledge(self, namespaces: Sequence[str], cursor: bytes) -> None:
+        self.acknowledged = len(self.log)
+
+
+@lies_in("changes.release")
+class KeepsEverything(Honest):
+    async def release_changes(self, flow: str) -> list[str]:
+        return ["the flow's position"]
 
 
 # -------------------------------------------------- dsync.v1: schema, checksums

@@ -23,6 +23,7 @@ async def test_every_check_passes_in_process() -> None:
     assert connector.documents(SCRATCH) == []
     assert {name: connector.documents(name) for name in NAMESPACES} == before
     assert connector.store.manifests() == []
+    assert connector.begun == {}
     assert CANARY in str(before)
     assert {result.check.id: f"{result.seen}{result.note}" for result in report.of(Outcome.FAILED)} == {}
     assert {result.check.id for result in report.of(Outcome.SKIPPED)} == UNDECLARED
@@ -56,5 +57,7 @@ async def test_without_a_scratch_namespace_nothing_is_written() -> None:
         SCRATCH: 0,
     }
     skipped = {result.check.id for result in report.of(Outcome.SKIPPED)}
-    assert {check.id for check in CHECKS.values() if check.group in ("write", "updates", "ids", "ledger")} <= skipped
+    assert {
+        check.id for check in CHECKS.values() if check.group in ("write", "updates", "ids", "ledger", "changes")
+    } <= skipped
     assert not report.of(Outcome.FAILED)

@@ -23,7 +23,7 @@ class TestPostgres(Conformance):
 
     namespaces = ("public.orders", "public.people")
     scratch = "public.scratch"
-    limits = ExamineOptions(wait_s=0.5, check_s=60)
+    limits = ExamineOptions(wait_s=5, check_s=60)
     server: ClassVar[EmbeddedPostgres]
 
     @pytest.fixture(autouse=True)
