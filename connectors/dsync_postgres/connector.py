@@ -180,7 +180,7 @@ class PostgresConnector(Connector):
         return await self._streams.mark(content)
 
     async def change_status(self, namespaces: Sequence[str]) -> types.ChangeStatus:
-        return await self._streams.status()
+        return await self._streams.status(namespaces)
 
     async def release_changes(self, flow: str) -> list[str]:
         return await self._streams.release(flow)

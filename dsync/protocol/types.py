@@ -714,6 +714,8 @@ class ChangeStatus:
     """Somebody reads the stream."""
     name: str = ""
     """What it is kept under, for a person."""
+    gone: tuple[str, ...] = ()
+    """Namespaces of the stream that the source does not have any more: dropped, or under another name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

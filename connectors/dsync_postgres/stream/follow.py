@@ -236,6 +236,8 @@ class Follower:
     async def _require_published(self) -> None:
         """Look from time to time, too: what a publication leaves out from now on, the stream does not tell.
 
+        What was dropped or renamed has left the publication too; whoever follows it learns of that by the status.
+
         Raises:
             PublicationMissingError, PublicationChangedError: changes would be left out.
             ReplicaIdentityError: a table's writers fail by now.
@@ -248,11 +250,12 @@ class Follower:
         published = frozenset[TableName]().union(*(publication.tables for publication in found))
         whole = frozenset[TableName]().union(*(publication.tables - publication.partial for publication in found))
         merged = replace(found[0], tables=published, partial=published - whole)
-        tables = self._following.tables
-        require_publication(merged, ", ".join(self._following.publications), tables)
-        await self._sessions.run(
-            "looking at what tells rows apart", lambda connection: require_told_rows(connection, tables)
+        # Afterwards: what is dropped in between was published a moment ago.
+        tables = await self._sessions.run(
+            "looking at what tells rows apart",
+            lambda connection: require_told_rows(connection, self._following.tables),
         )
+        require_publication(merged, ", ".join(self._following.publications), tables)
 
     async def _require_history(self, connection: ReplicationConnection) -> None:
         """After a promotion the position has to lie in what both servers have in common."""

@@ -246,8 +246,8 @@ def require_identities(connection: Connection, tables: Sequence[TableName]) -> N
         )
 
 
-def require_told_rows(connection: Connection, tables: Sequence[TableName]) -> None:
-    """See to it that those of the tables that are there still have something to tell their rows by.
+def require_told_rows(connection: Connection, tables: Sequence[TableName]) -> tuple[TableName, ...]:
+    """Those of the tables that are there, each with something to tell its rows by still.
 
     Raises:
         ReplicaIdentityError: one of them has lost it, and with that its writers fail.
@@ -259,6 +259,7 @@ def require_told_rows(connection: Connection, tables: Sequence[TableName]) -> No
             "UPDATE and DELETE fail; add a primary key, or ALTER TABLE … REPLICA IDENTITY FULL, and run the same "
             "command again"
         )
+    return tuple(found)
 
 
 def _require(found: Publication | None, name: str) -> Publication:

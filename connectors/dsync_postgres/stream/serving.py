@@ -16,6 +16,7 @@ from dsync_postgres.stream.begin import Names, end_following
 from dsync_postgres.stream.follow import Follower, Following
 from dsync_postgres.stream.frames import MARK_PREFIX
 from dsync_postgres.stream.position import Position
+from dsync_postgres.stream.publication import read_identities
 from dsync_postgres.stream.slots import Slot, read_slot, require_whole
 
 # One record may be larger than a frame should be, and has to fit into a message with those before it.
@@ -77,20 +78,24 @@ class Streams:
 
         return await self._sessions.run("marking a place in the log", work)
 
-    async def status(self) -> types.ChangeStatus:
-        """What the server keeps for the flow's slot.
+    async def status(self, namespaces: Sequence[str] = ()) -> types.ChangeStatus:
+        """What the server keeps for the flow's slot, and which of these tables it does not have any more.
 
         Raises:
             SlotMissingError, SlotLostError, SlotUnfitError: the stream cannot go on by it.
         """
         name = Names.kept_by(self._sessions).slot
 
-        def work(connection: Connection) -> tuple[Slot | None, str, int]:
+        tables = [TableName.parse(namespace) for namespace in namespaces]
+
+        def work(connection: Connection) -> tuple[Slot | None, str, int, list[TableName]]:
             row = connection.execute("SELECT current_database()").fetchone()
             assert row is not None, "a SELECT without FROM gives one row"
-            return read_slot(connection, name), row[0], current_position(connection)
+            there = read_identities(connection, tables)
+            gone = [table for table in tables if table not in there]
+            return read_slot(connection, name), row[0], current_position(connection), gone
 
-        found, database, position = await self._sessions.run(f"looking at replication slot {name}", work)
+        found, database, position, gone = await self._sessions.run(f"looking at replication slot {name}", work)
         slot = require_whole(found, name, database=database)
         return types.ChangeStatus(
             position=position,
@@ -99,6 +104,7 @@ class Streams:
             safe_bytes=slot.safe_bytes,
             active=slot.active_pid != 0,
             name=f"replication slot {name}",
+            gone=tuple(table.namespace for table in gone),
         )
 
     async def release(self, flow: str) -> list[str]:

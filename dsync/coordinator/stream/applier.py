@@ -186,7 +186,7 @@ class Applier:
         try:
             await self.letters.bury(change, place, error)
         except NamespaceChangedError as stopped:
-            await self._stop(stopped.namespace, str(stopped))
+            await self.stop(stopped.namespace, str(stopped))
 
     async def _write(
         self,
@@ -212,7 +212,7 @@ class Applier:
                 namespace = error.namespace
                 if not any(relation.namespace == namespace for relation in changes.relations):
                     raise
-                await self._stop(namespace, str(error))
+                await self.stop(namespace, str(error))
                 changes = self.skips.without_stopped(changes)
                 continue
             if not incomplete:
@@ -225,7 +225,8 @@ class Applier:
             # Else some were left out, and which one stands where is not known any more: letters wait on, at worst.
             await self.letters.healed(changes, restored, place_of)
 
-    async def _stop(self, namespace: str, reason: str) -> None:
+    async def stop(self, namespace: str, reason: str) -> None:
+        """Apply none of a namespace's changes from now on, and record that with the reason. Repeatable."""
         if not self.skips.has_stopped(namespace):
             self.skips.stop(namespace)
             await self.stop_namespace(namespace, reason)
@@ -237,7 +238,7 @@ class Applier:
         for relation in changes.relations:
             gone = self.columns_of(relation.namespace) - {column.name for column in relation.columns}
             if gone:
-                await self._stop(
+                await self.stop(
                     relation.namespace,
                     f"{relation.namespace}: column {min(gone)} was dropped or renamed at the source; run the flow "
                     "again with --again, which copies the table anew",

@@ -103,6 +103,7 @@ class Stream:
         """The sink has all that the snapshot had, and nothing else: it equals the source as of where changes begin."""
         if self.following.consistent_at is None:
             await self._has_reached(self.following.position)
+        await self._ask_source()
 
     async def _has_reached(self, position: int) -> None:
         failpoint("coordinator.before_consistent")
@@ -154,12 +155,24 @@ class Stream:
         while True:
             if loop.time() - asked_s >= _ASK_SOURCE_EVERY_S:
                 asked_s = loop.time()
-                # The stream itself says what is wrong with its source.
-                with contextlib.suppress(DsyncError):
-                    namespaces = self.following.partition.namespaces
-                    self._status = await self.context.source.connector.change_status(namespaces)
+                await self._ask_source()
             self.context.emit(self._moved())
             await asyncio.sleep(_TELL_EVERY_S)
+
+    async def _ask_source(self) -> None:
+        """What it keeps for the stream; and stop what it does not have any more, of which the stream says nothing."""
+        try:
+            self._status = await self.context.source.connector.change_status(self.following.partition.namespaces)
+        except DsyncError:
+            # The stream itself says what is wrong with its source.
+            return
+        # While it is copied, whoever reads it finds that out.
+        for namespace in self._status.gone if self.following.consistent_at is not None else ():
+            await self.follower.applier.stop(
+                namespace,
+                f"{namespace}: it was dropped or renamed at the source, or moved to another schema; at the sink it "
+                "stays as it was last: drop or rename it there, then run the flow again with --again",
+            )
 
     def _moved(self) -> StreamMoved:
         follower, intake, status = self.follower, self.intake, self._status

@@ -130,6 +130,7 @@ def change_status_to_pb(status: t.ChangeStatus) -> dsync.GetChangeStatusResponse
         safe_bytes=status.safe_bytes,
         active=status.active,
         name=status.name,
+        gone=status.gone,
     )
 
 
@@ -141,6 +142,7 @@ def change_status_from_pb(message: dsync.GetChangeStatusResponse) -> t.ChangeSta
         safe_bytes=message.safe_bytes if message.HasField("safe_bytes") else None,
         active=message.active,
         name=message.name,
+        gone=tuple(message.gone),
     )
 
 

@@ -116,11 +116,15 @@ def test_a_flow_that_does_not_begin_leaves_nothing_at_its_source(
 def test_a_table_that_loses_a_column_stops_alone(
     dsync: Dsync, source_db: DatabaseFactory, sink_db: DatabaseFactory
 ) -> None:
-    """Also where nothing of it had come before; --again copies it anew as it is then."""
+    """Also where nothing of it had come before, and so do tables that are gone; --again copies anew what there is."""
     source, sink = source_db(_fill), sink_db()
     ends = (source.uri, sink.uri)
+    source.run("CREATE TABLE gone (id int PRIMARY KEY)", "CREATE TABLE renamed (id int PRIMARY KEY)")
     assert dsync("sync", *ends, "--until-caught-up").exit_code == 0
     source.run(
+        "DROP TABLE gone",
+        "ALTER TABLE renamed RENAME TO other",
+        "INSERT INTO other VALUES (1)",
         "ALTER TABLE customers DROP COLUMN note",
         "INSERT INTO customers VALUES (100001, 'new')",
         "ALTER TABLE orders ADD COLUMN place text DEFAULT 'here'",
@@ -129,9 +133,16 @@ def test_a_table_that_loses_a_column_stops_alone(
     stopped = dsync("sync", *ends, "--until-caught-up", "--json")
     assert stopped.exit_code == 6, stopped.stderr
     states = {item["namespace"]: item["state"] for item in stopped.result["namespaces"]}
-    assert states == {"public.customers": "stopped", "public.orders": "copied"}
-    (reason,) = [item["reason"] for item in stopped.result["namespaces"] if item["state"] == "stopped"]
-    assert "column note was dropped or renamed" in reason
+    assert states == {
+        "public.customers": "stopped",
+        "public.gone": "stopped",
+        "public.orders": "copied",
+        "public.renamed": "stopped",
+    }
+    reasons = {item["namespace"]: item["reason"] for item in stopped.result["namespaces"]}
+    assert "column note was dropped or renamed" in reasons["public.customers"]
+    assert "it was dropped or renamed at the source" in reasons["public.gone"]
+    assert "it was dropped or renamed at the source" in reasons["public.renamed"]
     assert sink.rows("SELECT place, count(*), sum(total) FROM orders GROUP BY 1 ORDER BY 1") == source.rows(
         "SELECT place, count(*), sum(total) FROM orders GROUP BY 1 ORDER BY 1"
     )
@@ -139,8 +150,11 @@ def test_a_table_that_loses_a_column_stops_alone(
     still = dsync("sync", *ends, "--until-caught-up", "--json")
     assert (still.exit_code, still.result["failed_steps"]) == (6, [])
     assert sink.value("SELECT total FROM orders WHERE id = 5") == 4
+    # Its key's index kept its name at the source.
+    sink.run("DROP TABLE renamed")
     again = dsync("sync", *ends, "--until-caught-up", "--again", "--json")
     assert again.exit_code == 0, again.stderr
+    assert sink.value("SELECT count(*) FROM other") == 1
     # The sink's column of that name stays, since nothing stands against it.
     names = "SELECT md5(string_agg(id || name, ',' ORDER BY id)), count(*) FROM customers"
     assert sink.rows(names) == source.rows(names)

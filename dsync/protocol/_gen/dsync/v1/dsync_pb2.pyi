@@ -2492,6 +2492,7 @@ class GetChangeStatusResponse(_message.Message):
     SAFE_BYTES_FIELD_NUMBER: _builtins.int
     ACTIVE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Where the source's history ends now."""
     acknowledged: _builtins.int
@@ -2506,6 +2507,12 @@ class GetChangeStatusResponse(_message.Message):
     """Somebody reads the stream."""
     name: _builtins.str
     """What it is kept under, for a person."""
+    @_builtins.property
+    def gone(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Namespaces of the stream that the source does not have any more: dropped, or
+        under another name. The stream says nothing of that, and goes on without them.
+        """
+
     def __init__(
         self,
         *,
@@ -2515,10 +2522,11 @@ class GetChangeStatusResponse(_message.Message):
         safe_bytes: _builtins.int | None = ...,
         active: _builtins.bool = ...,
         name: _builtins.str = ...,
+        gone: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_safe_bytes", b"_safe_bytes", "safe_bytes", b"safe_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_safe_bytes", b"_safe_bytes", "acknowledged", b"acknowledged", "active", b"active", "name", b"name", "position", b"position", "retained_bytes", b"retained_bytes", "safe_bytes", b"safe_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_safe_bytes", b"_safe_bytes", "acknowledged", b"acknowledged", "active", b"active", "gone", b"gone", "name", b"name", "position", b"position", "retained_bytes", b"retained_bytes", "safe_bytes", b"safe_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__safe_bytes: _TypeAlias = _typing.Literal["safe_bytes"]  # noqa: Y015
     _WhichOneofArgType__safe_bytes: _TypeAlias = _typing.Literal["_safe_bytes", b"_safe_bytes"]  # noqa: Y015
