@@ -18,6 +18,8 @@ from tests.support.waiting import wait_for
 ROWS = 6000
 SLOW = "300/s"
 """Twenty seconds for all of them, a page of some sixty at a time."""
+QUICK = ("--rate-limit", "1000000/s")
+"""What a run that goes on is to have instead of the rate that the flow has."""
 SUMS = "SELECT count(*), sum(hashtext(noise)::bigint) FROM big"
 HOLDS_SNAPSHOT = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_xmin IS NOT NULL"
@@ -170,7 +172,7 @@ def test_a_cancelled_run_ends_and_only_an_explicit_word_goes_on_with_it(
     assert "was cancelled at" in planned["summary"]
     assert planned_again["result"]["standing"] == "goes on"
 
-    explicit = ["resume", "shop", "--json"] if way_on == "resume" else _command("--again")
+    explicit = ["resume", "shop", *QUICK, "--json"] if way_on == "resume" else _command("--again")
     gone_on = dsync(*explicit)
     assert gone_on.exit_code == 0, gone_on.stderr
     assert gone_on.result["run_number"] == 1
@@ -249,7 +251,7 @@ def test_resume_names_what_it_needs_and_refuses_other_ends(dsync: Dsync, source:
     assert elsewhere.exit_code == 2
     assert "names another server or database" in elsewhere.json["summary"]
     assert _status(dsync)["paused"] is True
-    resumed = dsync("resume", "shop", "--source", "env:SHOP_SOURCE", "--json")
+    resumed = dsync("resume", "shop", "--source", "env:SHOP_SOURCE", *QUICK, "--json")
     assert resumed.exit_code == 0, resumed.stderr
     assert sink.rows(SUMS) == source.rows(SUMS)
 
