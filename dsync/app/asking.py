@@ -100,6 +100,31 @@ async def cancel(state: str, reference: str, on_wait: OnWait) -> Reply:
         return asker.reply(heeded=True)
 
 
+async def hand_over(state: str, reference: str) -> Reply:
+    """Let whoever runs the flow end, so that this process can go on with it; returns once they have let go of it.
+
+    Raises:
+        NoAnswerError: whoever runs it has not taken the request, or not ended in time; it does not stand.
+        RequestError: they cannot be asked for that.
+    """
+    with existing_store(state, wanted=reference) as store:
+        asker = _Asker(_opened(store), reference)
+        if asker.holder() is None:
+            return asker.reply()
+        request = await asker.ask(RequestKind.HAND_OVER, done_s=ANSWER_S + DRAIN_S, stands=False)
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + DRAIN_S
+        while (lease := asker.holder()) is not None:
+            if (request.outcome or {}).get("heeded") is False or loop.time() > deadline_s:
+                assert lease.holder is not None, "only a holder is waited for"
+                raise RequestError(
+                    f"flow {asker.known.title} is run by process {lease.holder.pid} on {lease.holder.host}, which does "
+                    "not hand it over: end that process, and run this command again"
+                )
+            await asyncio.sleep(_LOOK_EVERY_S)
+        return asker.reply(**_outcome(request))
+
+
 async def change_rate(state: str, reference: str, rate: Rate) -> Reply:
     """Let whoever runs the flow read at this rate from now on.
 

@@ -34,6 +34,8 @@ class RequestKind(enum.StrEnum):
     RESUME = "resume"
     CANCEL = "cancel"
     RATE = "rate"
+    HAND_OVER = "hand_over"
+    """To end, because another process goes on with the flow."""
 
 
 LOOK_EVERY_S = 1.0
@@ -106,7 +108,7 @@ class _Heeder:
                 self.control.limit(rate)
                 self.emit(RateChanged(rows_per_s=rate.rows_per_s, bytes_per_s=rate.bytes_per_s))
                 await self.complete(request, heeded=True)
-            case RequestKind.CANCEL:
+            case RequestKind.CANCEL | RequestKind.HAND_OVER:
                 if self.cancel is not None:
                     await self.complete(request, heeded=True)
                     return
@@ -139,6 +141,12 @@ class _Heeder:
     async def end_as_cancelled(self) -> RunCancelledError:
         """Record it; a run that was cancelled is not gone on with by a mere repeat of its command."""
         assert self.cancel is not None, "only a run that was cancelled ends so"
+        if self.cancel.kind == RequestKind.HAND_OVER:
+            await self.complete(self.cancel, heeded=True)
+            return RunCancelledError(
+                "another process has taken the flow over (`dsync cutover`); what has arrived is durable, and the same "
+                "command goes on from there once that process has ended"
+            )
         await asyncio.to_thread(record_cancelled, self.store, self.flow, self.run)
         await self.end_pauses("cancelled")
         await self.complete(self.cancel, heeded=True, phase=Phase.CANCELLED.value)
@@ -241,6 +249,8 @@ def set_right(store: Store, flow: str, *, again: bool, resumes: bool, emit: Even
     """
     overruled = {RequestKind.RATE}
     overruled |= {RequestKind.CANCEL} if again or resumes else set()
+    # Whoever asked has waited for its answer, and has gone on or given up.
+    overruled |= {RequestKind.HAND_OVER}
     overruled |= {RequestKind.PAUSE, RequestKind.RESUME} if resumes else set()
     was_paused = False
     for request in store.open_requests(flow):

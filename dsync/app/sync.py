@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from dsync.state import LeaseHeldError, NamespaceState, Phase, RunRow
 from dsync.state.location import spool_directory
 
 if TYPE_CHECKING:
+    from dsync.coordinator.stream.session import Stream
     from dsync.state import Store
     from dsync.verify import VerifyReport
 
@@ -102,8 +104,16 @@ def spec_of(request: SyncRequest, meeting: Meeting) -> FlowSpec:
     )
 
 
-async def sync(request: SyncRequest, emit: EventHandler, stopping: asyncio.Event) -> SyncOutcome:
+CutOver = Callable[["RunContext", "Stream", Callable[[], Awaitable["VerifyReport"]]], Awaitable[None]]
+"""What is done while a flow follows, and then ends it: its run, its stream, and what compares both ends."""
+
+
+async def sync(
+    request: SyncRequest, emit: EventHandler, stopping: asyncio.Event, *, cut_over: CutOver | None = None
+) -> SyncOutcome:
     """Copy, going on where an earlier life of the same flow was cut off. Repeatable: a finished copy moves nothing.
+
+    With `cut_over` a flow that follows does that beside, and ends with it.
 
     Raises:
         StoppedError: `stopping` was set; everything so far is durable.
@@ -156,7 +166,7 @@ async def sync(request: SyncRequest, emit: EventHandler, stopping: asyncio.Event
             stopping=stopping,
             streams=streams,
         ) as control:
-            return await _run(store, request, spec, fingerprint, meeting, chosen, tell, stopping, control)
+            return await _run(store, request, spec, fingerprint, meeting, chosen, tell, stopping, control, cut_over)
 
 
 def _open_store(location: str) -> Store:
@@ -175,6 +185,7 @@ async def _run(
     emit: EventHandler,
     stopping: asyncio.Event,
     control: Control,
+    cut_over: CutOver | None,
 ) -> SyncOutcome:
     flow, run = chosen.flow, chosen.run
     agreement = await meeting.agree(spec, flow=flow.flow, run=run.run, end_orphans=True)
@@ -185,6 +196,9 @@ async def _run(
         emit(event)
 
     try:
+        if cut_over is None:
+            # Whoever follows on has not switched, and what was safe then is not any more.
+            await journal.note(cut_over=None)
         await journal.set_endpoints(meeting.source.info.id, meeting.sink.info.id)
         context = RunContext(
             spec=spec,
@@ -215,8 +229,16 @@ async def _run(
                 if request.verify:
                     reports.append(await _verify(context, chosen))
 
+            async def cut(stream: Stream) -> None:
+                assert cut_over is not None, "only what is given is done"
+                await cut_over(context, stream, lambda: _verify(context, chosen))
+
             await _check(copy, record)
-            result = await copy.execute(until_caught_up=request.until_caught_up, when_consistent=when_consistent)
+            result = await copy.execute(
+                until_caught_up=request.until_caught_up,
+                when_consistent=when_consistent,
+                cut_over=cut if cut_over is not None else None,
+            )
             report = reports[0] if reports else None
         ended = with_letters_that_wait(store, await journal.row()) if result is None else await journal.row()
         return SyncOutcome(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from dsync.app.cutover_events import CutoverStepDone, SourceFrozen, SourceLeftFrozen, SourceThawed
 from dsync.app.sync import LeaseAwaited
 from dsync.cli.progress import Progress
 from dsync.cli.text import duration
@@ -48,6 +49,10 @@ _AT_ONCE = (
     LeaseAwaited,
     RequestHeeded,
     ConsistencyReached,
+    CutoverStepDone,
+    SourceFrozen,
+    SourceThawed,
+    SourceLeftFrozen,
 )
 _GRAVE = (
     NamespaceStopped,
@@ -59,6 +64,9 @@ _GRAVE = (
     NamespaceRestarted,
     RunPaused,
     CancelAsked,
+    SourceFrozen,
+    SourceThawed,
+    SourceLeftFrozen,
 )
 
 

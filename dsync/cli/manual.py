@@ -180,6 +180,20 @@ ENTRIES: Mapping[str, Entry] = {
             ),
         ),
     ),
+    "cutover": Entry(
+        exit_codes=(*_ANY, 4, 5, 6, 130, 143),
+        examples=(
+            Example(
+                what="Bring a flow to its end and prove it: only exit code 0 says that it is safe to switch.",
+                lines=(
+                    f"dsync sync {_SOURCE} {_SINK} -n shop.orders --until-caught-up --flow move",
+                    "dsync cutover move --freeze --yes",
+                ),
+            ),
+        ),
+        files=("~/.local/state/dsync/state.db", *_PLUGINS),
+        environment=_ENDPOINTS,
+    ),
     "dead-letters list": Entry(
         examples=(Example(what="See what the sink has refused.", lines=(_NIGHTLY, "dsync dead-letters list nightly")),),
     ),

@@ -23,6 +23,7 @@ COMMANDS = {
     "resume": ("steering", "Let a paused flow go on, or run one that was stopped."),
     "cancel": ("steering", "End a flow's run; only `resume` and --again go on with it."),
     "rate": ("steering", "Let a running flow read at another rate."),
+    "cutover": ("cutover", "Bring a flow to its end, prove it, and say whether to switch."),
     "dead-letters": ("dead_letters", "Records that the sink has refused: list, show, retry, drop."),
     "reset": ("reset", "Forget a flow: its state here, and what both ends keep for it."),
     "serve": ("serve", "Run a connector for coordinators on other machines."),

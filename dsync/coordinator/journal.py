@@ -279,6 +279,17 @@ class Journal:
             lambda: self._store.set_extra(self.flow, self.run, self._extra() | {"following": following.as_json()})
         )
 
+    async def note(self, **kept: Any) -> None:
+        """Keep something with the run under these names; None: no longer."""
+
+        def write() -> None:
+            known = self._extra()
+            left = {name: value for name, value in (known | kept).items() if value is not None}
+            if left != known:
+                self._store.set_extra(self.flow, self.run, left)
+
+        await self._call(write)
+
     def _extra(self) -> dict[str, Any]:
         """What the run keeps now; read and written by the store's one thread only."""
         row = self._store.get_run(self.flow, self.run)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dsync.coordinator.context import RunContext
@@ -43,11 +44,16 @@ class Run:
         return await self._planning.check()
 
     async def execute(
-        self, *, until_caught_up: bool = False, when_consistent: Callable[[], Awaitable[None]] = _at_once
+        self,
+        *,
+        until_caught_up: bool = False,
+        when_consistent: Callable[[], Awaitable[None]] = _at_once,
+        cut_over: Callable[[Stream], Awaitable[None]] | None = None,
     ) -> RunResult:
         """Run to the end; a flow that follows has one only where it is to end once it has caught up.
 
-        `when_consistent` is awaited once the sink equals the source, while changes go on being applied.
+        `when_consistent` is awaited once the sink equals the source, while changes go on being applied. With
+        `cut_over` that alone is awaited, and its end is the run's.
 
         Raises:
             StoppedError: asked to stop; everything so far is durable, and the same run goes on later.
@@ -70,7 +76,10 @@ class Run:
                 await self._let_go_of_snapshot()
                 await stream.has_copied_exactly()
                 await self.context.enter(Phase.STREAMING)
-                await self._follow(stream, until_caught_up=until_caught_up, when_consistent=when_consistent)
+                if cut_over is not None:
+                    await stream.follow_while(partial(cut_over, stream))
+                else:
+                    await self._follow(stream, until_caught_up=until_caught_up, when_consistent=when_consistent)
                 elapsed_s = time.monotonic() - started_s
                 return await self._conclude_for_now(copying, arrived, failures, elapsed_s, stream)
 

@@ -63,6 +63,11 @@ class _Before:
 
     @property
     def undo(self) -> str:
+        """For a person, whose session there is read-only as well."""
+        return f"BEGIN READ WRITE; {self.statement}; COMMIT"
+
+    @property
+    def statement(self) -> str:
         name = sql.Identifier(self.database).as_string(None)
         if not self.value:
             return f"ALTER DATABASE {name} RESET {_SETTING}"
@@ -120,7 +125,7 @@ async def thaw(sessions: Sessions, token: bytes) -> None:
     before = _Before.decode(token)
 
     def work(connection: Connection) -> None:
-        _write(connection, before.undo)
+        _write(connection, before.statement)
 
     await sessions.run("making the source writable again", work)
 

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from dsync.coordinator.control import Control
 from dsync.coordinator.stream.applier import Applier
+from dsync.coordinator.stream.between import Between
 from dsync.coordinator.stream.intake import Intake, order_of, spooled_frames
 from dsync.coordinator.stream.lanes import kept_by_all
 from dsync.coordinator.stream.position import Position
@@ -41,6 +42,8 @@ class Follower:
 
     marks: set[bytes] = field(default_factory=set, init=False)
     """What was passed of the marks in the source's history; whoever waits for one takes it out."""
+    between: Between = field(default_factory=Between, init=False)
+    """For whoever waits for marks while changes are applied."""
     applied_time: datetime | None = field(default=None, init=False)
     """When the last transaction was committed that was applied, by the source's clock."""
     _told: Position = field(default_factory=Position, init=False)
@@ -94,6 +97,7 @@ class Follower:
 
     def _has_applied(self, found: Round) -> None:
         self.marks.update(marks_of(found))
+        self.between.saw(found)
         commits = found.frame.commits
         if commits and commits[-1].time is not None:
             self.applied_time = commits[-1].time

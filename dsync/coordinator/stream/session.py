@@ -114,15 +114,29 @@ class Stream:
 
     async def pass_mark(self) -> int:
         """Apply all that is committed at the source by now; returns the position that this is."""
-        content = f"{self.context.journal.flow}:{self.context.journal.run}:{secrets.token_hex(8)}".encode()
-        position = await self.context.retries.call(
+        content = self._mark_content()
+        position = await self._write_mark(content)
+        await self.follower.run(until=lambda: content in self.follower.marks)
+        self.follower.marks.clear()
+        return position
+
+    async def reach_mark(self, *, counts_after: bool = False) -> int:
+        """As `pass_mark`, while changes are applied beside; with `counts_after` those after it are counted."""
+        content = self._mark_content()
+        passed = self.follower.between.expect(content, counts_after=counts_after)
+        position = await self._write_mark(content)
+        await passed.wait()
+        return position
+
+    def _mark_content(self) -> bytes:
+        return f"{self.context.journal.flow}:{self.context.journal.run}:{secrets.token_hex(8)}".encode()
+
+    async def _write_mark(self, content: bytes) -> int:
+        return await self.context.retries.call(
             "mark the source's history",
             lambda: self.context.source.connector.mark(self.following.partition.namespaces, content),
             before_repeat=self.context.source.reopen_session,
         )
-        await self.follower.run(until=lambda: content in self.follower.marks)
-        self.follower.marks.clear()
-        return position
 
     async def follow(self, *, beside: Callable[[], Awaitable[None]]) -> None:
         """Apply changes for ever, and do something else meanwhile, once."""

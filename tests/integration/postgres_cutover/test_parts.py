@@ -66,7 +66,7 @@ async def test_a_frozen_database_is_read_only_for_old_sessions_too_and_thaws_to_
     connector = await connect(source.uri)
     before = await connector.freeze(dry_run=True)
     assert not _read_only(source)
-    undo = f'ALTER DATABASE "{source.name}" RESET default_transaction_read_only'
+    undo = f'BEGIN READ WRITE; ALTER DATABASE "{source.name}" RESET default_transaction_read_only; COMMIT'
     assert (before.ended, before.undo) == ((), undo)
 
     idle, writing = source.connect(), source.connect()
@@ -95,10 +95,14 @@ async def test_a_frozen_database_is_read_only_for_old_sessions_too_and_thaws_to_
     for _ in range(2):
         await fresh.thaw(before.token)
     assert not _read_only(source)
+    await connector.freeze(dry_run=False, wait_s=0.2)
+    assert _read_only(source)
+    source.run(before.undo.encode())  # type: ignore[arg-type]  # as a person would, in a session that is read-only
+    assert not _read_only(source)
 
     source.run(f"ALTER DATABASE {source.name} SET default_transaction_read_only = off".encode())  # type: ignore[arg-type]
     set_before = await connector.freeze(dry_run=True)
-    assert set_before.undo.endswith("SET default_transaction_read_only = 'off'")
+    assert "SET default_transaction_read_only = 'off'" in set_before.undo
 
 
 async def test_who_could_write_all_the_same_is_named(database: DatabaseFactory, connect: Connect) -> None:

@@ -187,6 +187,34 @@ async def test_a_cancelled_run_that_does_not_drain_ends_all_the_same(runner: Run
     assert latest.phase is Phase.CANCELLED
 
 
+async def test_a_run_that_is_handed_over_ends_and_is_not_cancelled(runner: Runner, store: Store) -> None:
+    """The same command goes on with it later; whoever asked goes on at once."""
+    with pytest.raises(RunCancelledError, match="taken the flow over"):
+        async with runner.heeding():
+            store.add_request(runner.flow, RequestKind.HAND_OVER)
+            await runner.stopping.wait()
+            raise StoppedError
+    latest = store.latest_run(runner.flow)
+    assert latest is not None
+    assert latest.phase is Phase.COPYING
+    assert runner.outcomes() == [{"heeded": True, "run": runner.run}]
+
+
+async def test_a_flow_is_handed_over_once_nobody_holds_it(runner: Runner, state: str, store: Store) -> None:
+    """At once where nobody runs it; else its holder ends, and only then does the answer come."""
+    assert (await asking.hand_over(state, "shop")).holder is None
+    lease = store.acquire_lease(runner.flow, this_process())
+    asked = asyncio.create_task(asking.hand_over(state, "shop"))
+    with pytest.raises(RunCancelledError):
+        async with runner.heeding():
+            await runner.stopping.wait()
+            raise StoppedError
+    await wait_for_async(lambda: not store.open_requests(runner.flow))
+    assert not asked.done()
+    store.release_lease(lease)
+    assert (await asked).outcome["heeded"] is True
+
+
 async def test_where_a_stream_stands_is_kept_while_it_runs_and_as_it_stops(runner: Runner, store: Store) -> None:
     """For whoever asks for the flow's status in another process; what has not moved is not written again."""
 
