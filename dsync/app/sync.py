@@ -231,7 +231,7 @@ async def _run(
 
             async def cut(stream: Stream) -> None:
                 assert cut_over is not None, "only what is given is done"
-                await cut_over(context, stream, lambda: _verify(context, chosen))
+                await cut_over(context, stream, lambda: _verify(context, chosen, catch_up=stream.reach_mark))
 
             await _check(copy, record)
             result = await copy.execute(
@@ -272,12 +272,15 @@ async def _check(copy: Run, emit: EventHandler) -> None:
     stop_at(findings)
 
 
-async def _verify(context: RunContext, chosen: ChosenRun) -> VerifyReport:
+async def _verify(
+    context: RunContext, chosen: ChosenRun, *, catch_up: Callable[[], Awaitable[object]] | None = None
+) -> VerifyReport:
     """Judge the copy: by its own snapshot while that is held, else live, with what may have changed since apart.
 
-    What is followed is compared live: rows that differ are read again until they settle.
+    What is followed is compared live: rows that differ are read again once the lag has passed.
     """
     # Only for those who ask for it.
+    from dsync.app.lag import Lag
     from dsync.verify import VerifyOptions, verify
 
     context.emit(PhaseChanged(phase=Phase.VERIFYING.value))
@@ -285,6 +288,16 @@ async def _verify(context: RunContext, chosen: ChosenRun) -> VerifyReport:
     rows = [row for row in plan.namespaces if row.state is not NamespaceState.STOPPED]
     changed = frozenset(row.namespace for row in rows if row.state is NamespaceState.CHANGED)
     is_followed = plan.following is not None
+    if plan.following is not None and catch_up is None:
+        catch_up = Lag(
+            source=context.source.connector,
+            sink=context.sink.connector,
+            flow=context.journal.flow,
+            run=context.journal.run,
+            following=plan.following,
+            # By this very process, which ends what it does here when it ends.
+            is_followed=lambda: True,
+        ).pass_by
     holds_snapshot = bool(plan.snapshot) and not chosen.is_finished and not is_followed
     return await verify(
         context.source.connector,
@@ -300,4 +313,5 @@ async def _verify(context: RunContext, chosen: ChosenRun) -> VerifyReport:
         ),
         emit=context.emit,
         ready=lambda: context.control.wait_while_paused(context.stopping),
+        catch_up=catch_up,
     )

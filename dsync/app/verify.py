@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dsync.app.ends import Meeting, meet
+from dsync.app.heeding import RequestKind
 from dsync.app.known import existing_store, find_known_flow
+from dsync.app.lag import Lag
 from dsync.app.requests import VerifyRequest, load_of
 from dsync.coordinator.events import EventHandler
+from dsync.coordinator.following import Following
 from dsync.coordinator.plan import choose, row_filters
 from dsync.protocol import namespaces
 from dsync.protocol.errors import RequestError
@@ -34,6 +37,8 @@ class FlowEnds:
     selection: Selection
     filters: tuple[str, ...]
     run: RunRow | None
+    following: Following | None = None
+    """None: it follows no source."""
 
 
 def ends_of_flow(state: str, reference: str, *, source: str = "", sink: str = "") -> FlowEnds:
@@ -47,7 +52,9 @@ def ends_of_flow(state: str, reference: str, *, source: str = "", sink: str = ""
         assert store is not None, "a flow that is wanted is looked for in a state that exists"
         known = find_known_flow(store, reference)
         planned = store.load_namespaces(known.flow.flow, known.run.run) if known.run else ()
+        kept = known.run.extra.get("following") if known.run else None
         return FlowEnds(
+            following=Following.of_json(kept) if kept else None,
             source=known.source(source),
             sink=known.sink(sink),
             names={row.namespace: row.target for row in planned if row.sink == DEFAULT_SINK},
@@ -82,7 +89,32 @@ async def verify(request: VerifyRequest, emit: EventHandler, *, flow: FlowEnds |
                 options,
                 progress=StoredProgress(store, pair=_pair(meeting), variant=_variant(request, filters)),
                 emit=emit,
+                catch_up=_catch_up(store, meeting, flow),
             )
+
+
+def _catch_up(store: Store, meeting: Meeting, flow: FlowEnds | None) -> Callable[[], Awaitable[None]] | None:
+    """What waits until the flow's lag has passed; None where nobody runs it, and so nothing passes."""
+    if flow is None or flow.run is None or flow.following is None:
+        return None
+    run, following = flow.run, flow.following
+
+    def is_followed() -> bool:
+        lease = store.get_lease(run.flow)
+        is_held = lease is not None and lease.holder is not None and lease.remaining_s > 0
+        return is_held and not any(row.kind == RequestKind.PAUSE for row in store.open_requests(run.flow))
+
+    if following.consistent_at is None or not is_followed():
+        return None
+    lag = Lag(
+        source=meeting.source.connector,
+        sink=meeting.sink.connector,
+        flow=run.flow,
+        run=run.run,
+        following=following,
+        is_followed=is_followed,
+    )
+    return lag.pass_by
 
 
 def options_of(request: VerifyRequest) -> VerifyOptions:

@@ -27,6 +27,8 @@ from dsync.verify.pushdown import PushedDown
 from dsync.verify.report import Difference, Kind, Method, NamespaceReport, VerifyReport
 from dsync.verify.streamed import Streamed
 
+CatchUp = Callable[[], Awaitable[object]]
+
 
 async def verify(
     source: Connector,
@@ -37,10 +39,14 @@ async def verify(
     progress: ProgressStore | None = None,
     emit: EventHandler = lambda event: None,
     ready: Callable[[], Awaitable[None]] = at_once,
+    catch_up: CatchUp | None = None,
 ) -> VerifyReport:
     """Compare source namespaces with the target's they are mapped to.
 
     `ready` is awaited before each range is read, and before rows are read again: who wants it to rest makes it wait.
+
+    `catch_up` returns once the target has what the source had when it was called. With it rows that differ are read
+    again as soon as that is so; without it, after a while.
 
     With `progress` a verification that was interrupted goes on where it was; a complete one forgets it. Where the
     source loses the copy's snapshot meanwhile the rest is compared live, by `lost_snapshot`.
@@ -50,14 +56,17 @@ async def verify(
         RetryableError: an end stayed unreachable for `retry_for_s`.
     """
     store = progress or NoProgress()
+
+    def verifier(options: VerifyOptions) -> Verifier:
+        return Verifier(source, target, options, progress=store, emit=emit, ready=ready, catch_up=catch_up)
+
     try:
-        return await Verifier(source, target, options, progress=store, emit=emit, ready=ready).run(namespaces)
+        return await verifier(options).run(namespaces)
     except SnapshotLostError as exc:
         if options.live:
             raise
         emit(SnapshotLost(reason=str(exc)))
-    without = replace(options, live=True, snapshot_lost=True)
-    return await Verifier(source, target, without, progress=store, emit=emit, ready=ready).run(namespaces)
+    return await verifier(replace(options, live=True, snapshot_lost=True)).run(namespaces)
 
 
 class Verifier:
@@ -72,6 +81,7 @@ class Verifier:
         progress: ProgressStore,
         emit: EventHandler,
         ready: Callable[[], Awaitable[None]] = at_once,
+        catch_up: CatchUp | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,6 +90,7 @@ class Verifier:
         self._store = progress
         self._emit = emit
         self._ready = ready
+        self._catch_up = catch_up
         self._sleep = sleep
         self._clock = clock
         self._retries = Retries(retry_for_s=options.retry_for_s, emit=emit, is_stopping=lambda: False)
@@ -122,6 +133,10 @@ class Verifier:
     async def _sleep_when_ready(self, delay_s: float) -> None:
         """Rows settle while changes are applied, and not while the flow rests."""
         await self._ready()
+        if self._catch_up is not None:
+            # Time proves nothing: a difference that is left when the lag has passed is one.
+            await self._catch_up()
+            return
         await self._sleep(delay_s)
 
     async def _find_trees(self, namespaces: Mapping[str, str], ends: Ends) -> dict[str, str]:

@@ -21,7 +21,6 @@ LATER_FLAGS = (
 )
 LATER_COMMANDS = (
     "resync",
-    "cutover",
     "new",
     "transform",
 )

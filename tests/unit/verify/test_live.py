@@ -39,7 +39,12 @@ class Pair:
         self.slept.append(seconds)
         self.at.get(len(self.slept), lambda: None)()
 
-    async def verify(self, options: VerifyOptions, ready: Callable[[], Awaitable[None]] | None = None) -> VerifyReport:
+    async def verify(
+        self,
+        options: VerifyOptions,
+        ready: Callable[[], Awaitable[None]] | None = None,
+        catch_up: Callable[[], Awaitable[None]] | None = None,
+    ) -> VerifyReport:
         verifier = Verifier(
             self.source,
             self.target,
@@ -47,6 +52,7 @@ class Pair:
             progress=NoProgress(),
             emit=self.events.append,
             ready=ready or at_once,
+            catch_up=catch_up,
             sleep=self.sleep,
         )
         return await verifier.run(SPACE)
@@ -70,6 +76,24 @@ async def test_a_row_in_flight_is_no_difference(pair: Pair) -> None:
     assert report.exit_code == 0
     assert pair.slept == [2.5, 2.5]
     assert [(e.rows, e.generation) for e in pair.events if isinstance(e, RowsSettling)] == [(2, 1), (1, 2)]
+
+
+async def test_what_differs_is_read_again_once_the_lag_has_passed(pair: Pair) -> None:
+    """However long that takes: no clock is asked. What is left then is a difference, and only that."""
+    pair.here[5]["note"] = "new"
+    pair.here[6]["note"] = "new"
+    waits = 0
+
+    async def catch_up() -> None:
+        nonlocal waits
+        waits += 1
+        pair.there[5].update(note="new")
+
+    report = await pair.verify(VerifyOptions(generations=3), catch_up=catch_up)
+    assert report.exit_code == 4
+    (difference,) = report.namespaces[0].differences
+    assert difference.key == ("000006",)
+    assert (waits, pair.slept) == (3, [])
 
 
 async def test_what_rests_is_not_waited_for(pair: Pair) -> None:
