@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 ROWS ?= 1000000
+CONNECTOR ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo generate fmt lint types imports drift unit contract integration crash chaos test check bench clean
+.PHONY: help setup demo generate fmt lint types imports drift unit contract conformance integration crash chaos test check bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -43,6 +44,9 @@ unit: setup ## Tests without servers
 
 contract: setup ## One suite per interface, over every implementation
 	@$(BIN)/pytest tests/contract -q
+
+conformance: setup ## The exam that every connector takes, by ours; CONNECTOR=postgres by one of them
+	@$(BIN)/pytest tests/contract/conformance tests/integration/conformance -q -k '$(CONNECTOR)'
 
 integration: setup ## Tests on real servers
 	@$(BIN)/pytest tests/integration -q -n 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,8 +84,8 @@ class Changes:
         elif self._makes_by_writing:
             await self._scratch.write(self._scratch.items(number, text="a change"))
 
-    async def plan(self) -> UpdatesPartition | None:
-        """Fix a position anew: an updates partition from which changes are followed; None where there are none.
+    async def plan(self) -> tuple[UpdatesPartition, ...]:
+        """Fix a position anew: the updates partitions by which changes are followed; none where it cannot be followed.
 
         Raises:
             SkippedError: no namespace is known to follow.
@@ -97,12 +98,12 @@ class Changes:
                 PlanRequest(namespaces=names, initial_sync=False, updates=True)
             )
         except UnsupportedError:
-            return None
-        return plan.updates_partitions[0] if plan.updates_partitions else None
+            return ()
+        return plan.updates_partitions
 
     async def why_not(self) -> str:
         """Why nothing can be followed; empty where it can."""
-        if self._history is None and not self._refusal and await self.plan() is None:
+        if self._history is None and not self._refusal and not await self.plan():
             self._refusal = "it plans no changes: GeneratePlan with `updates` gives no updates partition"
         return self._refusal
 
@@ -113,9 +114,15 @@ class Changes:
             SkippedError: no change came.
         """
         if self._partition is None or self._history is None:
-            self._partition = await self.plan()
-            assert self._partition is not None, "a check of a stream needs one"
-            self._history = await self._first(self._partition)
+            partitions = await self.plan()
+            assert partitions, "a check of a stream needs one"
+            if len(partitions) == 1:
+                self._partition, self._history = partitions[0], await self._first(partitions[0])
+            else:
+                # Which of them tells of a change is the source's to know: the one that has told the most is looked at.
+                await self.make(A_ROUND * ROUNDS * len(partitions))
+                found = await self.collect_all(partitions, A_ROUND * ROUNDS)
+                self._partition, self._history = max(found, key=lambda one: len(one[1].updates))
         if not self._history.updates:
             raise SkippedError(
                 f"no change came within {self._subject.options.wait_s:g} s: let somebody write meanwhile, or give a"
@@ -140,6 +147,13 @@ class Changes:
         async with self.open(partition, cursor) as stream:
             await fill(history, stream, updates=updates)
         return history
+
+    async def collect_all(
+        self, partitions: Sequence[UpdatesPartition], updates: int
+    ) -> list[tuple[UpdatesPartition, History]]:
+        """What each partition's stream gives from its planned position on, read side by side."""
+        found = await asyncio.gather(*(self.collect(one, one.cursor, updates) for one in partitions))
+        return list(zip(partitions, found, strict=True))
 
     @asynccontextmanager
     async def open(self, partition: UpdatesPartition, cursor: bytes) -> AsyncIterator[Stream[UpdateBatch]]:

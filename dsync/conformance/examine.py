@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import dataclasses
 import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from dsync.conformance.check import Check
 from dsync.conformance.checks import CHECKS
@@ -15,9 +17,9 @@ from dsync.conformance.outcomes import FailedError, Outcome, SkippedError
 from dsync.conformance.report import CheckResult, Report
 from dsync.conformance.subject import Subject
 from dsync.conformance.watched import told
-from dsync.protocol.errors import DsyncError, RequestError
+from dsync.protocol.errors import DsyncError, MissingObjectError, RequestError
 from dsync.protocol.interface import Connector, services_of
-from dsync.protocol.types import Extensions
+from dsync.protocol.types import Extensions, PlanRequest
 
 OWN_RECORDS = frozenset({"info", "write", "updates", "ids", "ledger"})
 """Groups that send records of the kit's own alone: what a connector says of those may be shown."""
@@ -36,7 +38,7 @@ async def examine(
     """Examine a connector; it stays open. `on_result` is told of each check as it comes to its end.
 
     Raises:
-        RequestError: the options name a check that there is not.
+        RequestError: the options name a check that there is not, or a namespace.
         DsyncError: it does not even say who it is.
     """
     options = options or ExamineOptions()
@@ -47,6 +49,8 @@ async def examine(
         # In process, what a connector's class overrides is what it serves.
         extensions = dataclasses.replace(extensions, services=services_of(connector))
     subject = Subject(connector, info, extensions, options)
+    if info.source is not None:
+        await _require_found(subject)
     results = []
     left_over = 0
     try:
@@ -65,6 +69,18 @@ def require_known(only: frozenset[str]) -> None:
     unknown = sorted(only - known)
     if unknown:
         raise RequestError(f"there is no check {', '.join(unknown)}; docs/conformance.md lists them")
+
+
+async def _require_found(subject: Subject) -> None:
+    """Raises RequestError where a namespace that was named is none: that is no fault of the connector."""
+    for name in subject.options.namespaces:
+        try:
+            await subject.connector.generate_plan(PlanRequest(namespaces=(name,)))
+        except (MissingObjectError, RequestError) as error:
+            raise RequestError(f"{name}: {told(error)}; name a namespace that there is") from error
+        except DsyncError:
+            # What else goes wrong is for the checks to say.
+            return
 
 
 async def _try(check: Check, subject: Subject) -> CheckResult:
@@ -90,6 +106,18 @@ async def _try(check: Check, subject: Subject) -> CheckResult:
     except DsyncError as error:
         said = f": {error}" if check.group in OWN_RECORDS else ""
         return ended(Outcome.FAILED, expected="no call of this check fails", seen=told(error) + said)
+    except Exception as error:  # noqa: BLE001 - an answer that nobody foresaw must not cost the rest of the report
+        # Its text may quote a record.
+        place = f"{type(error).__name__} at {_place(error)}, after {subject.connector.last_call}"
+        return ended(Outcome.FAILED, expected="answers of the form that the protocol gives them", seen=place)
+
+
+def _place(error: Exception) -> str:
+    """Where in the kit an answer could not be dealt with."""
+    (*_, frame) = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "conformance" in Path(frame.filename).parts
+    ]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
 async def _clean_up(subject: Subject) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import AsyncIterator, Sequence
 from itertools import count
 
@@ -14,7 +15,7 @@ from bson.int64 import Int64
 from dsync.conformance import ExamineOptions, Report, examine
 from dsync.protocol.inline import InlineConnector
 from dsync.protocol.interface import Connector
-from dsync.protocol.pages import records_of
+from dsync.protocol.pages import packed, records_of
 from dsync.sdk.errors import CursorExpiredError, RequestError
 from dsync.sdk.testing.memory import MemoryConnector
 from dsync.sdk.types import (
@@ -28,9 +29,13 @@ from dsync.sdk.types import (
     Info,
     LsnPosition,
     Operation,
+    Page,
+    PageType,
     Plan,
     PlanRequest,
+    ReadRequest,
     SessionRequest,
+    SinkCapabilities,
     StreamChangesRequest,
     StreamRequest,
     Update,
@@ -195,6 +200,79 @@ class Honest(MemoryConnector):
 
     async def release_changes(self, flow: str) -> list[str]:
         return ["the flow's position"] if self.begun.pop(flow, None) is not None else []
+
+
+class JsonOnly(Connector):
+    """An honest connector behind adiom.v1 alone, whose records are JSON objects."""
+
+    def __init__(self) -> None:
+        self.inner = Honest()
+
+    async def get_info(self) -> Info:
+        info = await self.inner.get_info()
+        assert info.source is not None
+        source = dataclasses.replace(info.source, data_types=(PageType.JSON,))
+        return dataclasses.replace(info, source=source, sink=SinkCapabilities(data_types=(PageType.JSON,)))
+
+    async def count(self, namespace: str) -> int:
+        return await self.inner.count(namespace)
+
+    async def generate_plan(self, request: PlanRequest) -> Plan:
+        return await self.inner.generate_plan(request)
+
+    async def list_data(self, request: ReadRequest) -> Page:
+        self.require_json(request.type)
+        page = await self.inner.read_page(dataclasses.replace(request, type=PageType.BSON))
+        records = [_to_json(record) for record in records_of(page)]
+        return Page(type=PageType.JSON, rows=len(records), records=records, next_cursor=page.next_cursor)
+
+    async def write_data(self, request: WriteRequest) -> None:
+        self.require_json(request.page.type)
+        records = [_to_bson(record) for record in records_of(request.page)]
+        page = Page(type=PageType.BSON, rows=len(records), records=records)
+        await self.inner.write_page(packed_request(dataclasses.replace(request, page=page)))
+
+    async def write_updates(self, request: WriteUpdatesRequest) -> None:
+        self.require_json(request.type)
+        updates = [dataclasses.replace(one, data=_to_bson(one.data) if one.data else b"") for one in request.updates]
+        await self.inner.write_updates(dataclasses.replace(request, updates=tuple(updates)))
+
+    async def stream_updates(self, request: StreamRequest) -> AsyncIterator[UpdateBatch]:
+        async for batch in self.inner.stream_updates(request):
+            updates = [dataclasses.replace(one, data=_to_json(one.data) if one.data else b"") for one in batch.updates]
+            yield dataclasses.replace(batch, updates=tuple(updates))
+
+    def stream_lsn(self, request: StreamRequest) -> AsyncIterator[LsnPosition]:
+        return self.inner.stream_lsn(request)
+
+    async def get_by_ids(
+        self, namespace: str, ids: Sequence[tuple[BsonValue, ...]], page_type: PageType
+    ) -> list[bytes]:
+        self.require_json(page_type)
+        return [_to_json(one) if one else b"" for one in await self.inner.get_by_ids(namespace, ids, page_type)]
+
+    def require_json(self, page_type: PageType) -> None:
+        if page_type is not PageType.JSON:
+            raise RequestError("records come as JSON objects only")
+
+
+def _to_json(record: bytes) -> bytes:
+    fields = bson.decode(record)
+    return json.dumps({("id" if name == "_id" else name): value for name, value in fields.items()}).encode()
+
+
+def _to_bson(record: bytes) -> bytes:
+    try:
+        fields = json.loads(record)
+    except ValueError as exc:
+        raise RequestError("a record is no JSON object") from exc
+    whole = {("_id" if name == "id" else name): value for name, value in fields.items()}
+    return bson.encode({name: Int64(value) if name == "_id" else value for name, value in whole.items()})
+
+
+def packed_request(request: WriteRequest) -> WriteRequest:
+    """The same with a packed body."""
+    return dataclasses.replace(request, page=packed(request.page))
 
 
 _numbers = count(1_000_000)

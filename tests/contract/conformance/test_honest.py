@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from dsync.conformance import CHECKS, Outcome, examine
 from dsync.protocol.channel import Target
 from dsync.protocol.client import RemoteConnector
 from dsync.sdk.serve import ServeOptions, serving
-from tests.contract.conformance.honest import CANARY, NAMESPACES, SCRATCH, Honest, examined, quick
+from dsync.sdk.types import Plan, PlanRequest, StreamRequest, UnitRef, UnitState, UpdateBatch
+from tests.contract.conformance.honest import CANARY, NAMESPACES, SCRATCH, Honest, JsonOnly, examined, quick
 
 UNDECLARED = {"lookup.undeclared", "lsn.none"}
 """Tried where a capability is not declared."""
@@ -40,6 +43,54 @@ async def test_every_check_passes_over_grpc(tmp_path: Path) -> None:
             await remote.close()
     assert {result.check.id: result.seen for result in report.of(Outcome.FAILED)} == {}
     assert {result.check.id for result in report.of(Outcome.SKIPPED)} == UNDECLARED
+
+
+async def test_an_answer_that_nobody_foresaw_costs_its_check_alone() -> None:
+    """The others are tried all the same, and the report says where it happened, without the answer."""
+
+    class Answers(Honest):
+        async def open_units(self, flow: str, run: str, units: Sequence[UnitRef]) -> list[UnitState]:
+            return []
+
+    report = await examined(Answers(), only=frozenset({"ledger"}))
+    failed = {result.check.id: result.seen for result in report.of(Outcome.FAILED)}
+    assert failed["ledger.stands"].startswith("ValueError at ledger.py:")
+    assert failed["ledger.stands"].endswith("after OpenUnits")
+    assert [result.check.id for result in report.of(Outcome.PASSED)] == ["ledger.manifest"]
+
+
+async def test_records_in_json_are_judged_like_any() -> None:
+    """By a connector that serves adiom.v1 alone and speaks nothing else."""
+    report = await examined(JsonOnly())
+    assert {result.check.id: result.seen for result in report.of(Outcome.FAILED)} == {}
+    assert {result.check.group for result in report.of(Outcome.PASSED)} == {
+        *("info", "plan", "pages", "stream", "lsn", "write", "updates"),
+    }
+    lookups = {result.check.id for result in report.of(Outcome.SKIPPED) if "does not read BSON" in result.note}
+    assert lookups == {"lookup.order", "lookup.absent", "lookup.type"}
+
+
+async def test_a_source_of_several_streams_is_followed_by_each() -> None:
+    """As sharded ones are: a change comes in one of them."""
+
+    class Sharded(Honest):
+        async def generate_plan(self, request: PlanRequest) -> Plan:
+            plan = await super().generate_plan(request)
+            shards = tuple(
+                dataclasses.replace(part, header="x-shard", value=str(number))
+                for part in plan.updates_partitions
+                for number in range(2)
+            )
+            return dataclasses.replace(plan, updates_partitions=shards)
+
+        async def stream_updates(self, request: StreamRequest) -> AsyncIterator[UpdateBatch]:
+            async for batch in super().stream_updates(request):
+                own = tuple(one for one in batch.updates if one.id[0].data[0] % 2 == int(request.value))
+                yield dataclasses.replace(batch, updates=own)
+
+    report = await examined(Sharded(), only=frozenset({"stream"}), wait_s=1)
+    assert {result.check.id: result.seen for result in report.of(Outcome.FAILED)} == {}
+    assert not report.of(Outcome.SKIPPED)
 
 
 async def test_what_is_not_declared_is_tried_too() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from dsync.conformance import CHECKS, Outcome, render
-from tests.contract.conformance.honest import CANARY, examined
+from dsync.sdk.types import Info
+from tests.contract.conformance.honest import CANARY, Honest, examined
 from tests.contract.conformance.lies import LIES
 
 
@@ -27,3 +30,16 @@ async def test_a_lie_is_found(check: str) -> None:
     assert CANARY not in str(report.as_json())
     text = render(report)
     assert all(part in text for part in (check, result.expected, result.seen, result.check.why, result.check.stands_on))
+
+
+async def test_a_mongodb_that_tells_numbers_apart_is_found() -> None:
+    """1 and 1.0 are one id there; to others they may be two."""
+
+    class Mongo(Honest):
+        async def get_info(self) -> Info:
+            return dataclasses.replace(await super().get_info(), db_type="MongoDB")
+
+    (result,) = (await examined(Mongo(), only=frozenset({"ids.numbers"}))).results
+    assert result.expected == "one record: MongoDB compares numbers by their value"
+    (result,) = (await examined(Honest(), only=frozenset({"ids.numbers"}))).results
+    assert result.note == "each type of number is an id of its own"

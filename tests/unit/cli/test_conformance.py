@@ -41,6 +41,10 @@ def test_a_failed_check_ends_with_4_and_says_what_to_do(capsys: pytest.CaptureFi
     ("arguments", "said"),
     [
         (("random://", "--only", "pages.nosuch"), "there is no check pages.nosuch"),
+        (
+            ("random://", "-n", "nosuch", "--attach", "inline"),
+            "nosuch: GeneratePlan was answered with INVALID",
+        ),
         (("nosuch://a",), "no connector for nosuch://"),
         (("grpc://10.0.0.1:7000",), "plaintext is for this machine alone"),
         (("somewhere",), "is no endpoint"),
@@ -48,7 +52,7 @@ def test_a_failed_check_ends_with_4_and_says_what_to_do(capsys: pytest.CaptureFi
     ],
 )
 def test_a_wrong_request_ends_with_2(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str) -> None:
-    """Before anything is contacted."""
+    """And not with a report that blames the connector."""
     printed = run_here(capsys, "conformance", *arguments)
 
     assert printed.exit_code == 2
