@@ -41,6 +41,8 @@ class _Facts:
     foreign_owned: tuple[TableName, ...]
     """Tables that this role may not publish."""
     identities: Mapping[TableName, RowIdentity]
+    sequences: int
+    """In the schemas of these tables, but for extensions' own."""
     publication: Publication | None
     slot: Slot | None
 
@@ -57,6 +59,14 @@ FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS w(schema, name)
 JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relname = w.name AND c.relnamespace = n.oid
 WHERE NOT pg_has_role(c.relowner, 'USAGE')
 ORDER BY 1, 2
+"""
+
+
+_SEQUENCES: LiteralString = """
+SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'S' AND n.nspname = ANY (%(schemas)s)
+  AND NOT EXISTS (SELECT FROM pg_depend d
+                  WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 """
 
 
@@ -83,6 +93,7 @@ async def following_findings(
         *_publication_findings(facts, names, server),
         *_table_findings(facts, tables),
         *_copied_only_findings(facts, tables, large_objects),
+        *_not_told_findings(facts, chosen, server),
         *_nothing_findings(facts, server),
         *_activity_findings(facts, blockers, server),
         *_filter_findings(sessions),
@@ -96,7 +107,10 @@ def _look(connection: Connection, names: Names, tables: Mapping[TableName, Table
     foreign = connection.execute(
         _FOREIGN, {"schemas": [name.schema for name in identities], "names": [name.name for name in identities]}
     ).fetchall()
+    sequences = connection.execute(_SEQUENCES, {"schemas": sorted({name.schema for name in tables})}).fetchone()
+    assert sequences is not None, "a count gives one row"
     return _Facts(
+        sequences=sequences[0],
         wal_level=row[0],
         free_slots=row[1],
         log_limit=row[2],
@@ -287,7 +301,7 @@ def _table_findings(facts: _Facts, tables: Mapping[TableName, TableFacts]) -> It
             yield stop(
                 "no-replica-identity",
                 name.namespace,
-                "it has no replica identity: published, the application's own UPDATE and DELETE on it would fail",
+                f"{_lack(tables[name])}: published, the application's own UPDATE and DELETE on it would fail",
                 _remedy(tables[name]),
             )
         elif not identity.has_key:
@@ -307,6 +321,14 @@ def _nothing_findings(facts: _Facts, server: ServerFacts) -> Iterator[types.Find
             "none of the chosen tables is permanent, has rows of its own and is no extension's",
             f"choose others with -n, {_MODE_COPY}",
         )
+
+
+def _lack(table: TableFacts) -> str:
+    if table.replica_identity in "df" and any(i.is_primary and not i.is_immediate for i in table.unique_indexes):
+        return (
+            "its primary key is DEFERRABLE, which PostgreSQL does not take for a replica identity, and it has no other"
+        )
+    return "it has no replica identity"
 
 
 def _remedy(table: TableFacts) -> str:
@@ -341,6 +363,32 @@ def _copied_only_findings(
             "copied-only",
             large.NAMESPACE,
             f"{large_objects:,} large objects are copied once, and their changes are not followed",
+        )
+
+
+def _not_told_findings(facts: _Facts, chosen: Sequence[TableFacts], server: ServerFacts) -> Iterator[types.Finding]:
+    """What the server's log says nothing of, where there is such a thing."""
+    for table in chosen:
+        if table.kind == "p" and not table.is_partition:
+            yield info(
+                "partitions-by-themselves",
+                table.name.namespace,
+                "its partitions are followed one by one, by their own names; which ones are attached and detached "
+                "later the log does not say, and the sink's stay as they were copied",
+            )
+        elif table.kind == "f":
+            yield info(
+                "copied-only",
+                table.name.namespace,
+                "it is a foreign table: its definition alone is copied, and neither its rows nor their changes",
+            )
+    if facts.sequences:
+        yield info(
+            "copied-only",
+            server.database,
+            f"sequences are set once, when the copy is done ({facts.sequences:,} of them): the log does not tell how "
+            "they go on",
+            "let them be moved on before applications write to the sink",
         )
 
 

@@ -73,10 +73,17 @@ async def test_a_table_without_replica_identity_is_named_with_what_to_run(
         "CREATE TABLE whole (id int)",
         "ALTER TABLE whole REPLICA IDENTITY FULL",
         "CREATE TABLE good (id int PRIMARY KEY)",
+        "CREATE TABLE late (id int PRIMARY KEY DEFERRABLE)",
+        "CREATE TABLE later (id int PRIMARY KEY DEFERRABLE)",
+        "ALTER TABLE later REPLICA IDENTITY FULL",
     )
     source = await open_source(one, flow=new_flow())
     found = await findings(source)
+    assert "DEFERRABLE" in found["no-replica-identity", "public.late"].message
+    assert found["followed-without-key", "public.later"].severity is INFO
+    one.run("DROP TABLE late, later")
 
+    found = await findings(source)
     assert stops(found) == {
         ("no-replica-identity", 'public."Odd ""name"'),
         ("no-replica-identity", "public.bare"),
@@ -110,15 +117,22 @@ async def test_what_is_copied_and_never_followed_is_named(database: DatabaseFact
         "CREATE UNLOGGED TABLE u (id int)",
         "CREATE MATERIALIZED VIEW m AS SELECT 1 AS i",
         "CREATE VIEW v AS SELECT 1 AS i",
-        "CREATE TABLE p (id int) PARTITION BY RANGE (id)",
+        "CREATE TABLE p (id serial) PARTITION BY RANGE (id)",
         "SELECT lo_from_bytea(0, '\\x01')",
+        "CREATE FOREIGN DATA WRAPPER elsewhere",
+        "CREATE SERVER other FOREIGN DATA WRAPPER elsewhere",
+        "CREATE FOREIGN TABLE f (line text) SERVER other",
     )
     found = await findings(await open_source(one, flow=new_flow()))
     assert {name for code, name in found if code == "copied-only"} == {
         "public.u",
         "public.m",
+        "public.f",
+        one.name,
         "pg_catalog.pg_largeobject",
     }
+    assert found["copied-only", one.name].message.startswith("sequences are set once")
+    assert found["partitions-by-themselves", "public.p"].severity is INFO
     assert not stops(found)
 
 
