@@ -20,7 +20,7 @@ from dsync.protocol.interface import Connector
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d+\Z")
 _SOCKET = "unix:"
-_CALL_S = 60.0
+_CALL_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

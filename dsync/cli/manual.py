@@ -14,7 +14,7 @@ EXIT_CODES: Mapping[int, str] = {
     1: "our fault: a bug; with -v there is a traceback to report",
     2: "the request is wrong: an option, a name, a flow file; nothing was changed",
     3: "the environment is: a server is down, a privilege or a tool is missing, a disk is full",
-    4: "differences were found",
+    4: "differences were found, or a connector has failed a check",
     5: "done, but the sink refused records: they are dead letters",
     6: "done, but inconsistent or incomplete: a table stopped or changed, and is named",
     130: "interrupted by Ctrl-C; the same command goes on",
@@ -280,7 +280,7 @@ ENTRIES: Mapping[str, Entry] = {
             ),
         ),
         files=_PLUGINS,
-        environment=("NAME", "XDG_RUNTIME_DIR, TMPDIR"),
+        environment=("PGPASSWORD, PGPASSFILE, PGSERVICE, PGSSLMODE, …", "NAME", "XDG_RUNTIME_DIR, TMPDIR"),
     ),
     "quickstart": Entry(
         exit_codes=(*_ANY, 4, 5, 6, 130, 143),

@@ -17,7 +17,7 @@ from dsync.conformance.outcomes import FailedError, Outcome, SkippedError
 from dsync.conformance.report import CheckResult, Report
 from dsync.conformance.subject import Subject
 from dsync.conformance.watched import told
-from dsync.protocol.errors import DsyncError, MissingObjectError, RequestError
+from dsync.protocol.errors import DsyncError, MissingObjectError, RequestError, UnsupportedError
 from dsync.protocol.interface import Connector, services_of
 from dsync.protocol.types import Extensions, PlanRequest
 
@@ -43,7 +43,13 @@ async def examine(
     """
     options = options or ExamineOptions()
     require_known(options.only)
-    info = await connector.get_info()
+    try:
+        info = await connector.get_info()
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"{error}: it serves no adiom.v1.ConnectorService, so there is no connector to examine; is this the port of"
+            " one, and not of a transform?"
+        ) from error
     extensions = await connector.get_extensions()
     if extensions != Extensions() and not extensions.services:
         # In process, what a connector's class overrides is what it serves.

@@ -9,7 +9,8 @@ import pytest
 
 from dsync.app.conformance import ConformanceRequest, conformance
 from dsync.conformance import CheckResult, Outcome
-from dsync.protocol.errors import RetryableError
+from dsync.protocol.errors import RetryableError, UnsupportedError
+from dsync.protocol.interface import Transform
 from dsync.sdk.serve import ServeOptions, serving
 from tests.contract.conformance.honest import NAMESPACES, SCRATCH, Honest
 from tests.contract.foreign import ForeignConnector, foreign_server
@@ -56,6 +57,13 @@ async def _examine_failed(endpoint: str, **more: str) -> list[str]:
     request = ConformanceRequest(endpoint=endpoint, only=("write.arrives",), **more)
     examined = await conformance(request, lambda result: None)
     return [f"{one.outcome.value} {one.check.id} {one.seen}{one.note}" for one in examined.report.results]
+
+
+async def test_what_is_no_connector_is_an_error_of_the_environment(tmp_path: Path) -> None:
+    """And said so: somebody answers, and not as a connector."""
+    async with serving(Transform(), ServeOptions(address=f"unix:{tmp_path}/s", grace_s=0)) as socket:
+        with pytest.raises(UnsupportedError, match=r"no adiom\.v1\.ConnectorService"):
+            await conformance(ConformanceRequest(endpoint=socket), lambda result: None)
 
 
 async def test_nobody_there_is_an_error_of_the_environment() -> None:
