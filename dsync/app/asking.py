@@ -1,9 +1,9 @@
-"""Asking something of the process that runs a flow, through the store: to pause, to go on, to end, another rate."""
+"""Asking something of the process that runs a flow, through the store: to pause, to go on, to copy anew, to end."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,15 @@ from dsync.app.holding import OnWait, holding
 from dsync.app.known import KnownFlow, existing_store, find_known_flow, resume_command
 from dsync.coordinator.control import Rate
 from dsync.protocol.errors import DeadlineError, RequestError
+from dsync.protocol.namespaces import Selection
 
 if TYPE_CHECKING:
     from dsync.state import Holder, LeaseRow, RequestRow, RunRow, Store
 
 ANSWER_S = 10.0
 """How long a coordinator that lives may take to notice that it was asked."""
+LINGER_S = 5.0
+"""How long somebody who asks for what takes its time waits to hear that it has begun."""
 _LOOK_EVERY_S = 0.1
 
 
@@ -145,6 +148,50 @@ async def change_rate(state: str, reference: str, rate: Rate) -> Reply:
         return asker.reply(**_outcome(request))
 
 
+async def resync(state: str, reference: str, tables: Sequence[str]) -> Reply:
+    """Have these tables copied anew while the flow follows all others. Where nobody runs it its next start does that.
+
+    Raises:
+        RequestError: the flow does not follow them, or whoever runs it says that they cannot be.
+        NoAnswerError: whoever runs it has not taken the request; it stands, for them or for the next start.
+    """
+    with existing_store(state, wanted=reference) as store:
+        asker = _Asker(_opened(store), reference)
+        names = await asyncio.to_thread(_followed_among, asker, tables)
+        args = {"namespaces": list(names)}
+        if asker.holder() is None:
+            same = [row for row in asker.open_requests() if row.kind == RequestKind.RESYNC and row.args == args]
+            if not same:
+                await asker.ask(RequestKind.RESYNC, args, until_done=False)
+            return asker.reply(tables=names)
+        request = await asker.ask(RequestKind.RESYNC, args, until_done=False)
+        # It is answered once it has begun, which waits for what is copied before; an answer at once says more.
+        request = await asker.linger(request)
+        outcome = _outcome(request)
+        if outcome.get("reason"):
+            raise RequestError(f"resync of flow {asker.known.title}: {outcome['reason']}")
+        return asker.reply(tables=names, has_begun=bool(outcome.get("heeded")))
+
+
+def _followed_among(asker: _Asker, tables: Sequence[str]) -> tuple[str, ...]:
+    """The flow's namespaces that are meant."""
+    run = asker.latest_run()
+    following = run.extra.get("following") if run is not None else None
+    if run is None or not following:
+        raise RequestError(
+            f"flow {asker.known.title} follows nothing: what it has copied is read again by `{asker.known.command} "
+            "--again`"
+        )
+    names = [row.namespace for row in asker.store.load_namespaces(asker.flow, run.run)]
+    meant = tuple(Selection(include=tuple(tables)).of(names))
+    if unfollowed := sorted(set(meant) - set(following["namespaces"])):
+        raise RequestError(
+            f"flow {asker.known.title} has copied {unfollowed[0]} and does not follow it: `{asker.known.command} "
+            "--again` reads it again"
+        )
+    return meant
+
+
 def _opened(store: Store | None) -> Store:
     assert store is not None, "a flow that is wanted is looked for in a state that exists"
     return store
@@ -220,6 +267,15 @@ class _Asker:
             if waited_s > (done_s if found.taken_at is not None else ANSWER_S):
                 raise _no_answer(self.known.title, found, lease)
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def linger(self, request: RequestRow) -> RequestRow:
+        """As it is when it is done, or after a little while."""
+        loop = asyncio.get_running_loop()
+        asked_s, found = loop.time(), request
+        while found.done_at is None and loop.time() - asked_s < LINGER_S and self.holder() is not None:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            found = self.store.get_request(self.flow, request.request) or found
+        return found
 
     def _withdraw(self, request: RequestRow) -> None:
         self.store.complete_request(self.flow, request.request, {"heeded": False, "reason": "nobody answered in time"})

@@ -36,6 +36,7 @@ class RequestKind(enum.StrEnum):
     RATE = "rate"
     HAND_OVER = "hand_over"
     """To end, because another process goes on with the flow."""
+    RESYNC = "resync"
 
 
 LOOK_EVERY_S = 1.0
@@ -64,6 +65,8 @@ class _Heeder:
     """Whose end the run is coming to."""
     _pauses: list[RequestRow] = field(default_factory=list, init=False)
     """In force."""
+    _wishes: dict[int, tuple[RequestRow, asyncio.Future[str]]] = field(default_factory=dict, init=False)
+    """What was asked to be copied anew, and has not begun."""
     _seen: int = field(default=0, init=False)
     _noted: StreamFigures | None = field(default=None, init=False)
 
@@ -73,6 +76,15 @@ class _Heeder:
             await self._heed(request)
             # Not before: what could not be recorded is heeded once more, which changes nothing.
             self._seen = request.request
+        await self.answer_wishes()
+
+    async def answer_wishes(self) -> None:
+        """Say of what has begun since that it has. What has not stays asked for, whoever runs the flow then."""
+        for number, (request, answer) in list(self._wishes.items()):
+            if answer.done() and not answer.cancelled():
+                reason = answer.result()
+                await self.complete(request, heeded=not reason, **({"reason": reason} if reason else {}))
+                del self._wishes[number]
 
     async def watch(self, pause: Pause) -> None:
         for second in itertools.count():
@@ -108,6 +120,10 @@ class _Heeder:
                 self.control.limit(rate)
                 self.emit(RateChanged(rows_per_s=rate.rows_per_s, bytes_per_s=rate.bytes_per_s))
                 await self.complete(request, heeded=True)
+            case RequestKind.RESYNC:
+                if request.request not in self._wishes:
+                    names = tuple(map(str, request.args.get("namespaces", ())))
+                    self._wishes[request.request] = request, self.control.wish_resync(names)
             case RequestKind.CANCEL | RequestKind.HAND_OVER:
                 if self.cancel is not None:
                     await self.complete(request, heeded=True)
@@ -231,6 +247,7 @@ async def heeding(
 async def _note_last(heeder: _Heeder) -> None:
     with contextlib.suppress(StateBusyError, StateUnreachableError):
         await heeder.note_stream()
+        await heeder.answer_wishes()
 
 
 async def _settle(heeder: _Heeder) -> None:
@@ -251,6 +268,8 @@ def set_right(store: Store, flow: str, *, again: bool, resumes: bool, emit: Even
     overruled |= {RequestKind.CANCEL} if again or resumes else set()
     # Whoever asked has waited for its answer, and has gone on or given up.
     overruled |= {RequestKind.HAND_OVER}
+    # A new run reads all of them again.
+    overruled |= {RequestKind.RESYNC} if again else set()
     overruled |= {RequestKind.PAUSE, RequestKind.RESUME} if resumes else set()
     was_paused = False
     for request in store.open_requests(flow):

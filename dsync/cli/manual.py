@@ -171,6 +171,15 @@ ENTRIES: Mapping[str, Entry] = {
         exit_codes=(*_ANY, 130, 143),
         examples=(Example(what="End a run from another terminal.", lines=(_NIGHTLY, "dsync cancel nightly")),),
     ),
+    "resync": Entry(
+        exit_codes=(*_ANY, 130, 143),
+        examples=(
+            Example(
+                what="Copy a table of a flow that follows anew; what was only copied is read again by --again.",
+                lines=(_NIGHTLY, "dsync resync nightly --table public.orders  # exit code 2"),
+            ),
+        ),
+    ),
     "rate": Entry(
         exit_codes=(*_ANY, 130, 143),
         examples=(

@@ -22,6 +22,7 @@ COMMANDS = {
     "pause": ("steering", "Let a flow rest: nothing new is read until it is resumed."),
     "resume": ("steering", "Let a paused flow go on, or run one that was stopped."),
     "cancel": ("steering", "End a flow's run; only `resume` and --again go on with it."),
+    "resync": ("steering", "Copy tables of a flow anew while it follows all others."),
     "rate": ("steering", "Let a running flow read at another rate."),
     "cutover": ("cutover", "Bring a flow to its end, prove it, and say whether to switch."),
     "dead-letters": ("dead_letters", "Records that the sink has refused: list, show, retry, drop."),

@@ -1,8 +1,9 @@
-"""What may be asked of a run while it runs: to pause, to go on, to keep to another rate, to end."""
+"""What may be asked of a run while it runs: to pause, to go on, another rate, to copy tables anew, to end."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,15 @@ class Rate:
     bytes_per_s: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResyncWish:
+    """Namespaces that are to be copied anew while the others are followed."""
+
+    namespaces: tuple[str, ...]
+    answer: asyncio.Future[str]
+    """Empty once it is recorded that they are; else why they cannot be."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Control:
     """Set by whoever was asked, heeded by whatever moves data, between two pages or rounds.
@@ -30,6 +40,10 @@ class Control:
 
     rate: Rate | None = field(default=None, init=False)
     """What was asked since the run began; None: what its specification says holds."""
+    wishes: deque[ResyncWish] = field(default_factory=deque, init=False)
+    """What is to be copied anew, in the order asked."""
+    wished: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    """Set with each wish; whoever waits for one clears it."""
     _going: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -51,6 +65,13 @@ class Control:
         self.rate = rate
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    def wish_resync(self, namespaces: tuple[str, ...]) -> asyncio.Future[str]:
+        """Have these copied anew as soon as the stream has them; what becomes of the wish, see `ResyncWish.answer`."""
+        wish = ResyncWish(namespaces=namespaces, answer=asyncio.get_running_loop().create_future())
+        self.wishes.append(wish)
+        self.wished.set()
+        return wish.answer
 
     async def wait_while_paused(self, stopping: asyncio.Event) -> None:
         """Return at once unless the run is paused, then when it goes on.

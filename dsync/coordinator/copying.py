@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from dsync.coordinator import setback
@@ -41,6 +41,8 @@ class Copying:
     planning: Planning
     holds_snapshot: bool
     """The plan was made by this process."""
+    view: Callable[[CopyPlan], CopyPlan] = lambda plan: plan.together
+    """The part of the stored plan that is copied: by default all but what is copied anew beside the rest."""
 
     progress: dict[str, UnitProgress] = field(default_factory=dict, init=False)
     states: dict[str, NamespaceState] = field(default_factory=dict, init=False)
@@ -63,6 +65,7 @@ class Copying:
         """
         if plan.copies:
             await self.context.enter(Phase.COPYING)
+        plan = self.view(plan)
         fruitless = 0
         while True:
             plan = await self._reconcile(plan)
@@ -85,16 +88,29 @@ class Copying:
                 continue
             return plan
 
+    async def copy_once(self) -> CopyPlan:
+        """Copy what is left of a plan whose snapshot is held; nothing judges what was copied under another.
+
+        Raises:
+            SnapshotLostError, UnitLostError: it has to be begun anew.
+        """
+        plan = await self._open(await self._clear_retired(self.view(await self.context.stored_plan())))
+        self.learn_states(plan)
+        self._announce(plan)
+        await self._copy(plan)
+        return plan
+
     async def _reconcile(self, plan: CopyPlan) -> CopyPlan:
         """Learn from the sink where each unit stands, and from the source whether that still counts."""
         plan = await self._open(await self._clear_retired(plan))
         if pieces := setback.changed_and_incomplete(plan, self.progress):
-            plan = await self._open(await self._clear_retired(await self.planning.read_again(plan, pieces)))
+            plan = self.view(await self.planning.read_again(plan, pieces))
+            plan = await self._open(await self._clear_retired(plan))
         if self._needs_snapshot(plan) and await self.context.recovery.settle(plan, self.progress):
             plan = await self.context.stored_plan()
             # Before a row is removed or read again: the sink's word alone must not bring the old pieces back.
             await self.context.save_manifest(plan)
-            plan = await self._open(await self._clear_retired(plan))
+            plan = await self._open(await self._clear_retired(self.view(plan)))
         self.learn_states(plan)
         for namespace in setback.copied_and_incomplete(plan, self.progress):
             await self.context.journal.set_namespace_state(namespace, NamespaceState.PENDING)
@@ -123,7 +139,7 @@ class Copying:
         plan = await self.context.stored_plan()
         # Before a page is written: the sink's word alone must not clear what is read from now on.
         await self.context.save_manifest(plan)
-        return plan
+        return self.view(plan)
 
     async def _open(self, plan: CopyPlan) -> CopyPlan:
         """Learn every unit's place: the ledger's word where there is one, else the checkpoint's.
@@ -148,7 +164,7 @@ class Copying:
                 if self.states.get(namespace) is not NamespaceState.STOPPED:
                     await self.stop_namespace(namespace, refused[namespace])
             if refused:
-                plan = await self.context.stored_plan()
+                plan = self.view(await self.context.stored_plan())
             # A crash between ledger and checkpoint, or a state that was lost: the record follows the ledger.
             await self.context.journal.correct(
                 [place for unit, place in opened.items() if place.seq != found[unit].seq]

@@ -86,6 +86,11 @@ class NamespaceRestarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceRejoined(Event):
+    """It was copied anew beside the others, has caught up, and is followed with them again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterAdded(Event):
     reason: str
 

@@ -12,9 +12,60 @@ from dsync.coordinator.spec import FlowSpec
 from dsync.coordinator.stream.lanes import unit_of
 from dsync.coordinator.stream.position import Position
 from dsync.protocol.errors import PluginBugError, UnsupportedError
+from dsync.protocol.frames import Place
 from dsync.protocol.types import ChangeType, Plan, UpdatesPartition
 
+_STEP_SUFFIX = "~"
 CHEAPEST_FIRST = (ChangeType.PG_OUTPUT, ChangeType.BSON, ChangeType.JSON)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resync:
+    """Namespaces that are copied anew while all others are followed, and how far that has come."""
+
+    number: int
+    """Another one for each time that it is begun."""
+    namespaces: tuple[str, ...]
+    start: Position
+    """The spool and the source keep what comes after it."""
+    seen_through: int = 0
+    """What is copied has every transaction up to this one; 0: nothing is planned yet."""
+    is_copied: bool = False
+    """It has arrived; what is left is to catch up with the others."""
+
+    @property
+    def follower(self) -> str:
+        """What the ledger calls the follower that catches up."""
+        return f"resync{self.number}"
+
+    def step_unit(self, unit: str) -> str:
+        """What a finish step's unit is called as one of its own."""
+        return f"{unit}{_STEP_SUFFIX}{self.number}"
+
+    def owns_step(self, unit: str) -> bool:
+        """The unit is that of a finish step of its own."""
+        return unit.endswith(f"{_STEP_SUFFIX}{self.number}")
+
+    def as_json(self) -> dict[str, Any]:
+        """What `of_json` reads, in this release and later ones."""
+        return {
+            "number": self.number,
+            "namespaces": list(self.namespaces),
+            "start": base64.b64encode(self.start.encode()).decode(),
+            "seen_through": self.seen_through,
+            "is_copied": self.is_copied,
+        }
+
+    @classmethod
+    def of_json(cls, kept: Mapping[str, Any]) -> Resync:
+        """The inverse of `as_json`."""
+        return cls(
+            number=kept["number"],
+            namespaces=tuple(kept["namespaces"]),
+            start=Position.decode(base64.b64decode(kept["start"])),
+            seen_through=kept["seen_through"],
+            is_copied=kept["is_copied"],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +89,19 @@ class Following:
     """What the source was told to be on this machine's disk (`--ack spooled`), where the sink may not have it yet."""
     ahead_until: int = 0
     """Since then records were read again, up to this position: changes before it may find newer ones at the sink."""
+    resync: Resync | None = None
+    """What is copied anew just now."""
+    resyncs: int = 0
+    """How many times that was begun."""
+    told: Position = field(default_factory=Position)
+    """What the source has been told to be durable."""
+    joined: Mapping[str, Place] = field(default_factory=dict)
+    """Of namespaces that were copied anew: whoever follows all of them leaves out their changes up to there."""
+
+    @property
+    def apart(self) -> frozenset[str]:
+        """Namespaces that are not followed with all others just now."""
+        return frozenset(self.resync.namespaces if self.resync is not None else ())
 
     @property
     def lane_ids(self) -> tuple[str, ...]:
@@ -63,6 +127,10 @@ class Following:
             "consistent_at": self.consistent_at,
             "ahead_until": self.ahead_until,
             "spooled": None if self.spooled is None else base64.b64encode(self.spooled.encode()).decode(),
+            "resync": None if self.resync is None else self.resync.as_json(),
+            "resyncs": self.resyncs,
+            "told": base64.b64encode(self.told.encode()).decode(),
+            "joined": {name: list(place) for name, place in self.joined.items()},
         }
 
     @classmethod
@@ -83,6 +151,10 @@ class Following:
             consistent_at=kept["consistent_at"],
             ahead_until=kept.get("ahead_until", 0),
             spooled=Position.decode(base64.b64decode(spooled)) if (spooled := kept.get("spooled")) else None,
+            resync=Resync.of_json(kept["resync"]) if kept.get("resync") else None,
+            resyncs=kept.get("resyncs", 0),
+            told=Position.decode(base64.b64decode(kept.get("told", ""))),
+            joined={name: (place[0], place[1]) for name, place in kept.get("joined", {}).items()},
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,12 +28,14 @@ from dsync.state import (
     DeadLetterRow,
     EventRow,
     LetterRef,
+    NamespaceRow,
     NamespaceState,
     Phase,
     RunRow,
     StateBusyError,
     StateUnreachableError,
     UnitKind,
+    UnitRow,
     finish_units,
 )
 
@@ -272,6 +274,30 @@ class Journal:
             )
 
         await self._call(apply)
+
+    async def plan_beside(
+        self,
+        rows: Sequence[NamespaceRow],
+        partitions: Mapping[str, Sequence[Partition]],
+        units: Sequence[UnitRow],
+        *,
+        instead_of: Collection[str],
+        following: Following,
+    ) -> None:
+        """Plan namespaces anew that are copied beside all others (`Store.plan_beside`), in one commit."""
+
+        def plan() -> None:
+            self._store.plan_beside(
+                self.flow,
+                self.run,
+                rows,
+                partitions,
+                units,
+                instead_of=instead_of,
+                extra=self._extra() | {"following": following.as_json()},
+            )
+
+        await self._call(plan)
 
     async def set_following(self, following: Following) -> None:
         """Record how far the hand-over to the stream has come."""

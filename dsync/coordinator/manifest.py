@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ import msgpack
 from dsync.coordinator.following import Following
 from dsync.coordinator.plan import CopyPlan
 from dsync.coordinator.spec import FlowSpec
+from dsync.coordinator.stream.position import Position
 from dsync.protocol.errors import PermanentError
 from dsync.protocol.types import FinishStep, PageType, Partition
 from dsync.state import CheckpointRow, JsonObject, NamespaceRow, NamespaceState, Phase, UnitKind, UnitRow
@@ -61,7 +62,8 @@ def encode_manifest(
             "namespaces": [asdict(row) for row in plan.namespaces],
             "units": [asdict(unit) for unit in plan.units],
             "carried": [asdict(row) for row in carried],
-            "following": None if plan.following is None else plan.following.as_json(),
+            # What the source is told changes more often than this is written: of before it would be worse than nothing.
+            "following": None if plan.following is None else replace(plan.following, told=Position()).as_json(),
             "end": None if end is None else asdict(end) | {"finished_at": end.finished_at.isoformat()},
         },
         default=str,

@@ -10,12 +10,20 @@ from dsync.coordinator.ends import Agreement, End
 from dsync.coordinator.following import Following, begin, change_type
 from dsync.coordinator.spec import FlowSpec
 from dsync.protocol import namespaces
-from dsync.protocol.errors import DsyncError, PermanentError, RequestError, RetryableError, UnsupportedError
+from dsync.protocol.errors import (
+    DsyncError,
+    NamespaceChangedError,
+    PermanentError,
+    RequestError,
+    RetryableError,
+    UnsupportedError,
+)
 from dsync.protocol.namespaces import Selection
 from dsync.protocol.types import (
     CheckRequest,
     DescribeRequest,
     Finding,
+    JoinedPlan,
     NamespaceDescription,
     NamespaceMapping,
     OnExisting,
@@ -27,6 +35,7 @@ from dsync.protocol.types import (
     PrepareRequest,
     SchemaDescription,
     Severity,
+    UpdatesPartition,
 )
 from dsync.state import NamespaceRow, NamespaceState, UnitKind, UnitRow, finish_units, lane_units, partition_units
 
@@ -59,6 +68,34 @@ class CopyPlan:
     @property
     def partitions(self) -> tuple[UnitRow, ...]:
         return tuple(unit for unit in self.units if unit.kind is UnitKind.PARTITION)
+
+    @property
+    def beside(self) -> CopyPlan:
+        """The part that is copied anew while all the rest is followed."""
+        resync = self.following.resync if self.following is not None else None
+        names = frozenset(resync.namespaces) if resync is not None else frozenset[str]()
+        return replace(
+            self._part(lambda name: name in names, lambda unit: resync is not None and resync.owns_step(unit.unit)),
+            following=None,
+        )
+
+    @property
+    def together(self) -> CopyPlan:
+        """Everything else."""
+        resync = self.following.resync if self.following is not None else None
+        if resync is None:
+            return self
+        return self._part(lambda name: name not in resync.namespaces, lambda unit: not resync.owns_step(unit.unit))
+
+    def _part(self, has: Callable[[str], bool], has_step: Callable[[UnitRow], bool]) -> CopyPlan:
+        return replace(
+            self,
+            namespaces=tuple(row for row in self.namespaces if has(row.namespace)),
+            units=(
+                *(unit for unit in self.partitions if has(unit.namespace)),
+                *(unit for unit in self.steps if has_step(unit)),
+            ),
+        )
 
     @property
     def steps(self) -> tuple[UnitRow, ...]:
@@ -135,6 +172,37 @@ class Planner:
         made = self._assemble(plan, copied, mapping, prepared, findings)
         return replace(made, following=begin(plan, kind, self.spec)) if kind is not None and follows else made
 
+    async def make_beside(
+        self, names: Sequence[str], stream: UpdatesPartition, *, number: int
+    ) -> tuple[JoinedPlan, CopyPlan]:
+        """A plan of these namespaces alone, which join a stream while it is followed; repeatable.
+
+        Where the joined plan has no snapshot the stream has to be opened anew first, and the plan is empty.
+
+        Raises:
+            NamespaceChangedError: the source has one of them no more.
+            CheckFailedError: a finding would lose data; nothing was changed.
+        """
+        description, mapping = await self._describe()
+        wanted = set(names)
+        mapping = {source: target for source, target in mapping.items() if source in wanted}
+        copied = tuple(item for item in description.namespaces if item.namespace in mapping and not item.rowless)
+        if gone := sorted(wanted - {item.namespace for item in copied}):
+            raise NamespaceChangedError(f"{gone[0]}: the source has no such table any more").about(gone[0])
+        joined = await self.source.connector.join_plan(
+            [item.namespace for item in copied], stream, wait_s=self.spec.slot_timeout_s
+        )
+        if not joined.snapshot:
+            return joined, CopyPlan(namespaces=(), units=(), snapshot=b"")
+        # What the sink answers is kept for a run, and this is another question.
+        planner = replace(self, run=f"{self.run}~{number}")
+        prepared = await planner._prepare(description, mapping, dry_run=True, again=True, some=True)
+        findings = prepared.findings
+        stop_at(findings)
+        prepared = await planner._prepare(description, mapping, dry_run=False, again=True, some=True)
+        plan = Plan(partitions=joined.partitions, snapshot=joined.snapshot)
+        return joined, self._assemble(plan, copied, mapping, prepared, findings)
+
     async def _describe(self) -> tuple[SchemaDescription, dict[str, str]]:
         if not self.source.serves("SchemaService"):
             names = await self._names_without_schema()
@@ -198,7 +266,7 @@ class Planner:
         return Plan(partitions=tuple(partition for plan in plans for partition in plan.partitions))
 
     async def _prepare(
-        self, description: SchemaDescription, mapping: dict[str, str], *, dry_run: bool, again: bool
+        self, description: SchemaDescription, mapping: dict[str, str], *, dry_run: bool, again: bool, some: bool = False
     ) -> Prepared:
         if not self.sink.serves("SchemaService") or not self.source.serves("SchemaService"):
             cheapest = self.agreement.page_types[0]
@@ -216,7 +284,7 @@ class Planner:
                 run=self.run,
                 mappings=tuple(NamespaceMapping(source=s, target=t) for s, t in mapping.items()),
                 description=description,
-                whole_database=not self.spec.namespaces,
+                whole_database=not self.spec.namespaces and not some,
                 create=self._makes_schema,
                 on_existing=OnExisting.RESUME if again else self._policy,
                 no_owner=self.spec.no_owner,

@@ -81,7 +81,9 @@ class Recovery:
         following = plan.following
         if following is not None:
             seen = {**following.seen_through, **seen_through}
-            following = replace(following, overlaps=True, seen_through=seen, consistent_at=None)
+            # What is read again may be older than what it was when it was copied anew last.
+            joined = {name: place for name, place in following.joined.items() if finished.get(name, False)}
+            following = replace(following, overlaps=True, seen_through=seen, consistent_at=None, joined=joined)
         await self._record(
             resumed, again=again, beside=beside, changed=changed, reasons=reasons, gone=gone, following=following
         )

@@ -23,6 +23,7 @@ from dsync.protocol.types import Finding
 from dsync.state import NamespaceState, Phase
 
 if TYPE_CHECKING:
+    from dsync.coordinator.resyncing import Resyncing
     from dsync.coordinator.stream.session import Stream
 
 MAX_LOSSES = 5
@@ -62,11 +63,12 @@ class Run:
         started_s = time.monotonic()
         plan, is_new = await self._planning.plan()
         copying = Copying(context=self.context, planning=self._planning, holds_snapshot=is_new)
-        copying.learn_states(plan)
+        copying.learn_states(plan.together)
         if plan.following is None:
             plan, failures = await self._arrive(copying, plan, None)
             return await self._conclude(copying, plan, failures, time.monotonic() - started_s)
         # A copy needs none of it, and every command waits for the imports.
+        from dsync.coordinator.resyncing import Resyncing
         from dsync.coordinator.stream.session import streaming
 
         async with streaming(self.context, plan) as stream:
@@ -76,21 +78,31 @@ class Run:
                 await self._let_go_of_snapshot()
                 await stream.has_copied_exactly()
                 await self.context.enter(Phase.STREAMING)
+                resyncing = Resyncing(context=self.context, planning=self._planning, stream=stream)
                 if cut_over is not None:
+                    await stream.follow_while(resyncing.settle)
                     await stream.follow_while(partial(cut_over, stream))
                 else:
-                    await self._follow(stream, until_caught_up=until_caught_up, when_consistent=when_consistent)
+                    await self._follow(
+                        stream, resyncing, until_caught_up=until_caught_up, when_consistent=when_consistent
+                    )
                 elapsed_s = time.monotonic() - started_s
                 return await self._conclude_for_now(copying, arrived, failures, elapsed_s, stream)
 
             return await stream.beside(work())
 
     async def _follow(
-        self, stream: Stream, *, until_caught_up: bool, when_consistent: Callable[[], Awaitable[None]]
+        self,
+        stream: Stream,
+        resyncing: Resyncing,
+        *,
+        until_caught_up: bool,
+        when_consistent: Callable[[], Awaitable[None]],
     ) -> None:
         if not until_caught_up:
-            await stream.follow(beside=when_consistent)
+            await stream.follow(resyncing.run, beside=when_consistent)
             return
+        await stream.follow_while(resyncing.settle)
         await stream.pass_mark()
         await stream.follow_while(when_consistent)
 
@@ -182,6 +194,8 @@ class Run:
         # A namespace may have stopped since.
         plan = await self.context.stored_plan()
         copying.learn_states(plan)
+        # What was copied anew has other units.
+        copying.progress = await self.context.journal.progress(plan)
         result = await self._result(copying, plan, failures, elapsed_s)
         result = replace(
             result,

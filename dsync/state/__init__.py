@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dsync.state.errors import (
+    STATE_ERRORS,
     FlowExistsError,
     FlowNotFoundError,
     LeaseHeldError,
@@ -61,6 +62,7 @@ __all__ = [
     "DEFAULT_SINK",
     "DEFAULT_TTL_S",
     "DEFAULT_WORKSPACE",
+    "STATE_ERRORS",
     "CheckpointRow",
     "DeadLetterRow",
     "EventRow",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, insert, select, update
@@ -161,6 +161,46 @@ class Plans(Checkpoints):
                     .where(self._at(namespaces, flow=flow, run=run, namespace=namespace))
                     .values(state=NamespaceState.CHANGED, reason=reason)
                 )
+
+    def plan_beside(
+        self,
+        flow: str,
+        run: str,
+        rows: Iterable[NamespaceRow],
+        partitions: Mapping[str, Sequence[Partition]],
+        unit_rows: Iterable[UnitRow],
+        *,
+        instead_of: Collection[str] = (),
+        extra: JsonObject,
+    ) -> None:
+        """Plan namespaces anew, or new ones, while all others stay as they are, in one transaction.
+
+        `rows` take the place of what was planned for their namespaces, whose units are retired as by `replace_units`.
+        Units of `instead_of` are forgotten, `unit_rows` (no partitions) are added; `extra` replaces what the run keeps.
+        """
+        with self._writing(flow) as connection:
+            connection.execute(update(runs).where(self._at(runs, flow=flow, run=run)).values(extra=dict(extra)))
+            for row in rows:
+                key = {"flow": flow, "run": run, "namespace": row.namespace}
+                planned = {
+                    "target": row.target,
+                    "page_type": row.page_type,
+                    "columns": row.columns,
+                    "upsert": row.upsert,
+                    "existed": row.existed,
+                    "estimated_rows": row.estimated_rows,
+                    "size_bytes": row.size_bytes,
+                }
+                is_known = connection.execute(
+                    update(namespaces).where(self._at(namespaces, **key)).values(**planned)
+                ).rowcount
+                if not is_known:
+                    self._insert_namespaces(connection, flow, run, [row])
+                self._replace(connection, flow, run, row.namespace, partitions.get(row.namespace, ()), row.reason)
+            gone = list(instead_of)
+            for table in (checkpoints_table, units):
+                connection.execute(delete(table).where(self._at(table, flow=flow, run=run), table.c.unit.in_(gone)))
+            self._insert_units(connection, flow, run, unit_rows)
 
     def namespace_cleared(self, flow: str, run: str, namespace: str, *, sink: str) -> None:
         """The sink holds no row of the retired units any more; the last sink's word forgets them. Repeatable."""

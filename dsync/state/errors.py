@@ -83,7 +83,22 @@ class LeaseLostError(PermanentError):
     """Our own lease ran out because it could not be renewed; another process may hold the flow by now."""
 
 
+STATE_ERRORS = (
+    StateUncertainError,
+    StateCorruptError,
+    StateIncompleteError,
+    StateFromTheFutureError,
+    StateUnavailableError,
+    StateMissingError,
+    NotAStateError,
+    FlowNotFoundError,
+    LeaseHeldError,
+    LeaseLostError,
+)
+"""Of the state itself, whatever was to be recorded: no repetition mends them."""
+
 __all__ = [
+    "STATE_ERRORS",
     "FencedError",
     "FlowExistsError",
     "FlowNotFoundError",

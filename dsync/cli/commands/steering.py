@@ -1,4 +1,4 @@
-"""`dsync pause`, `resume`, `cancel` and `rate`: what is asked of a flow, from anywhere that shares its state."""
+"""`dsync pause`, `resume`, `cancel`, `rate`, `resync`: what is asked of a flow, from anywhere that shares its state."""
 
 from __future__ import annotations
 
@@ -196,6 +196,39 @@ def rate(settings: Settings, flow: str, limits: Sequence[Rate], state: str) -> A
     said = f"at most {' and '.join(parts)}" if parts else "as fast as it can"
     result = _result(reply, rows_per_s=asked.rows_per_s or None, bytes_per_s=asked.bytes_per_s or None)
     return Answer(summary=f"flow {reply.title} reads {said} from now on", result=result)
+
+
+@click.command("resync", cls=DsyncCommand, short_help="Copy tables of a flow anew while it follows all others.")
+@_flow_argument()
+@click.option(
+    "--table",
+    "tables",
+    metavar="NS",
+    multiple=True,
+    required=True,
+    help="A table to copy anew, by its name at the source; repeatable, and a pattern as for -n.",
+)
+@state_option()
+@click.pass_obj
+def resync(settings: Settings, flow: str, tables: tuple[str, ...], state: str) -> Answer:
+    """Copy tables of FLOW (a name, an id or its beginning) anew while it goes on following all others.
+
+    For a table that has stopped because it was altered, or whose rows at the sink are not to be trusted: the flow's
+    rows of it are removed there, its shape is brought to the source's, its rows are read again, and it is followed
+    from then on. Several tables are copied under one snapshot. Where no process runs the flow its next start does so.
+    """
+    from dsync.app.asking import resync as ask_resync
+
+    reply = _ask(settings, lambda: ask_resync(state, flow, tables))
+    names = tuple(reply.outcome["tables"])
+    listed = ", ".join(names)
+    if reply.holder is None:
+        summary = f"flow {reply.title} is not running; its next start copies {listed} anew; `{reply.resume_command}`"
+    elif reply.outcome["has_begun"]:
+        summary = f"flow {reply.title} copies {listed} anew; `dsync status {reply.title}` shows how far that is"
+    else:
+        summary = f"flow {reply.title} copies {listed} anew once what it is doing now has come to its end"
+    return Answer(summary=summary, result=_result(reply, tables=list(names)))
 
 
 def _result(reply: Reply, **more: Any) -> Mapping[str, Any]:

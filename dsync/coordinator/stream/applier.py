@@ -60,6 +60,11 @@ class Applier:
         """Everything up to here is durable at the sink."""
         return min((lane.position for lane in self.lanes), key=lambda position: position.place)
 
+    @property
+    def furthest(self) -> Place:
+        """Nothing after it is at the sink: an earlier life may have left lanes that are ahead of the others."""
+        return max(lane.position.place for lane in self.lanes)
+
     async def apply(self, found: Round) -> None:
         """Make a round durable. Repeating it after a crash writes nothing twice.
 
@@ -114,6 +119,11 @@ class Applier:
 
     async def _apply_in_one(self, found: Round, lanes: Sequence[Lane], position: Position) -> None:
         changes = left_of_all(found, lanes, len(self.lanes), self.skips)
+        if not len(changes):
+            # Their ledger rows follow before anything is acknowledged.
+            for lane in lanes:
+                lane.passed(position)
+            return
         try:
             await self._write(changes, lanes, position)
         except (LanesMeetError, RecordError):

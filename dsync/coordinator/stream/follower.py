@@ -1,24 +1,28 @@
-"""Following: apply what the spool holds, and every so often let the source discard what the sink's ledger has."""
+"""Following: apply what the spool holds, and every so often say what the sink's ledger has of it.
+
+Several followers may read one spool, each with lanes, namespaces and a position of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from dsync.coordinator.control import Control
 from dsync.coordinator.stream.applier import Applier
 from dsync.coordinator.stream.between import Between
-from dsync.coordinator.stream.intake import Intake, order_of, spooled_frames
-from dsync.coordinator.stream.lanes import kept_by_all
+from dsync.coordinator.stream.horizon import Horizon
+from dsync.coordinator.stream.intake import Intake, spooled_frames
+from dsync.coordinator.stream.lanes import MAIN, kept_by_all
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Round, Rounds, marks_of
 from dsync.coordinator.tasks import StoppedError
-from dsync.protocol.frames import START
+from dsync.protocol.frames import START, Place
 from dsync.spool import Spool
 
 ACKNOWLEDGE_EVERY_S = 10.0
@@ -34,9 +38,10 @@ class Follower:
     rounds: Rounds
     checkpoint: Callable[[Position], Awaitable[None]]
     """Record it in the store, durably."""
-    acknowledge: Callable[[bytes], Awaitable[None]]
-    """Tell the source that everything up to a cursor is durable."""
+    horizon: Horizon
+    """Where it says what it has."""
     stopping: asyncio.Event
+    name: str = MAIN
     acknowledge_every_s: float = ACKNOWLEDGE_EVERY_S
     control: Control = field(default_factory=Control)
 
@@ -47,6 +52,18 @@ class Follower:
     applied_time: datetime | None = field(default=None, init=False)
     """When the last transaction was committed that was applied, by the source's clock."""
     _told: Position = field(default_factory=Position, init=False)
+    _applying: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    @property
+    def place(self) -> Place:
+        """Everything up to there is durable at the sink."""
+        return self.applier.position.place
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncIterator[None]:
+        """Inside, it stands between two rounds and applies nothing: to be left soon."""
+        async with self._applying:
+            yield
 
     @property
     def has_all(self) -> bool:
@@ -76,7 +93,8 @@ class Follower:
                     # A pause that came meanwhile holds for what was waited for, too.
                     if pending.done() and not self.control.is_paused:
                         found, pending = pending.result(), None
-                        await self.applier.apply(found)
+                        async with self._applying:
+                            await self.applier.apply(found)
                         self._has_applied(found)
                     if time.monotonic() - told_s >= self.acknowledge_every_s:
                         await self._tell()
@@ -114,14 +132,17 @@ class Follower:
 
     async def _tell(self) -> None:
         """Sink, then store, then source: nobody discards what is not durable further on."""
+        async with self._applying:
+            kept = await self._catch_up()
+        if kept == self._told or not kept.cursor:
+            return
+        await self.checkpoint(kept)
+        await self.horizon.moved(self.name, kept)
+        self._told = kept
+
+    async def _catch_up(self) -> Position:
         applied = self.applier.position
         if applied.place == self.intake.quiet.place != START:
             # Nothing is on its way, so what the source has said since of having no changes counts too.
             self.applier.pass_to(self.intake.quiet)
-        kept = await self.applier.catch_up()
-        if kept == self._told or not kept.cursor:
-            return
-        await self.checkpoint(kept)
-        await self.acknowledge(kept.cursor)
-        await self.spool.trim(order_of(kept.place))
-        self._told = kept
+        return await self.applier.catch_up()

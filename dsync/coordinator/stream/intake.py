@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -80,6 +80,9 @@ class Intake:
     """When that was, by the source's clock."""
     heard: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     """Set with each frame, also one without changes; whoever waits for it clears it."""
+    _asked: tuple[str, ...] | None = field(default=None, init=False)
+    """Namespaces that the stream is to be opened anew with."""
+    _opened: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def run(self) -> None:
         """Never returns.
@@ -108,6 +111,16 @@ class Intake:
             if self.quiet != told and self.quiet.cursor:
                 told = self.quiet
                 await confirm(told)
+
+    async def follow_namespaces(self, namespaces: tuple[str, ...]) -> None:
+        """Open the stream anew, where it stands, with these namespaces; returns when that is asked for."""
+        self._asked = namespaces
+        self._opened.clear()
+        await self._opened.wait()
+
+    @property
+    def _is_asked(self) -> bool:
+        return self._asked is not None
 
     async def _start(self) -> Position:
         """Where the spool ends, and the cursor of its last frame.
@@ -139,16 +152,16 @@ class Intake:
 
     async def _read(self) -> None:
         """Until the stream breaks off; returns where that was after something had come."""
-        request = StreamChangesRequest(
-            namespaces=self.request.namespaces,
-            type=self.request.type,
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            self.request = replace(self.request, namespaces=asked)
+        request = replace(
+            self.request,
             cursor=self.quiet.cursor,
             # What is in the spool alone the source has to keep: the spool may be lost.
             durable=self.start.cursor if self.durable is None else self.durable,
-            frame_bytes=self.request.frame_bytes,
-            header=self.request.header,
-            value=self.request.value,
         )
+        self._opened.set()
         stream = self.source.stream_changes(request)
         has_come = False
         try:
@@ -158,6 +171,8 @@ class Intake:
                     has_come = True
                     if self.pace is not None:
                         await self.pace.spend(len(frame) - frame.operations.count(Operation.MARK), len(frame.body))
+                    if self._is_asked:
+                        return
         except RetryableError as error:
             if not has_come:
                 raise

@@ -11,6 +11,9 @@ from dsync.coordinator.stream.skips import Skips
 from dsync.protocol import frames
 from dsync.protocol.types import ChangeFrame, Operation, UnitRef, UnitState, WriteContext
 
+MAIN = "stream"
+"""The follower that has all namespaces, but for those that others have for a while."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Lane:
@@ -23,10 +26,12 @@ class Lane:
     """It has everything up to here."""
     kept: Position
     """What its ledger row says; before `position` where there was nothing for it in between."""
+    follower: str = MAIN
+    """Whose lane it is."""
 
     @property
     def unit(self) -> str:
-        return unit_of(self.number)
+        return unit_of(self.number, self.follower)
 
     def context(self, flow: str, run: str, position: Position) -> WriteContext:
         """Of a write after which the lane stands there."""
@@ -51,20 +56,20 @@ class Lane:
         )
 
 
-def unit_of(number: int) -> str:
-    return f"stream:{number}"
+def unit_of(number: int, follower: str = MAIN) -> str:
+    return f"{follower}:{number}"
 
 
-def unit_refs(lanes: int) -> list[UnitRef]:
+def unit_refs(lanes: int, follower: str = MAIN) -> list[UnitRef]:
     """What the ledger calls them; they belong to no namespace."""
-    return [UnitRef(unit=unit_of(number), namespace="") for number in range(lanes)]
+    return [UnitRef(unit=unit_of(number, follower), namespace="") for number in range(lanes)]
 
 
-def opened(states: Sequence[UnitState]) -> list[Lane]:
-    """The lanes as the sink's ledger knows them."""
-    positions = [Position.decode(state.cursor) for state in states]
+def opened(states: Sequence[UnitState], follower: str = MAIN, *, start: Position | None = None) -> list[Lane]:
+    """The lanes as the sink's ledger knows them; those that it does not know stand at `start`."""
+    positions = [Position.decode(state.cursor) if state.cursor else start or Position() for state in states]
     return [
-        Lane(number=number, fence=state.fence, seq=state.seq, position=position, kept=position)
+        Lane(number=number, fence=state.fence, seq=state.seq, position=position, kept=position, follower=follower)
         for number, (state, position) in enumerate(zip(states, positions, strict=True))
     ]
 

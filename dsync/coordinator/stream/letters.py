@@ -155,6 +155,15 @@ class Letters:
         for letter in done:
             self._forget(letter)
 
+    async def copied_anew(self, namespaces: Collection[str]) -> None:
+        """All records of these namespaces leave the sink, and come again from the source. Repeatable."""
+        done = [letter for letter in await self._journal.refused_changes() if letter.namespace in namespaces]
+        if done:
+            await self._journal.resolve_dead_letters(done, HEALED)
+        for letter in done:
+            if letter in self._waiting:
+                self._forget(letter)
+
     def _forget(self, letter: LetterRef) -> None:
         del self._waiting[letter]
         for token in _tokens_in(letter):

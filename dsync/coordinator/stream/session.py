@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,27 +13,30 @@ from typing import TypeVar
 
 from dsync.coordinator.context import RunContext
 from dsync.coordinator.events import ConsistencyReached, NamespaceStopped, StreamMoved
-from dsync.coordinator.following import Following
+from dsync.coordinator.following import Following, Resync
 from dsync.coordinator.pace import Pace
 from dsync.coordinator.plan import CopyPlan
 from dsync.coordinator.retries import Retries
 from dsync.coordinator.stream.acknowledging import Acknowledging, require_whole
 from dsync.coordinator.stream.ahead import FOR_EVER, Ahead
 from dsync.coordinator.stream.applier import Applier
+from dsync.coordinator.stream.beside import BESIDE, Beside, skips_of
 from dsync.coordinator.stream.follower import Follower
+from dsync.coordinator.stream.horizon import Horizon
 from dsync.coordinator.stream.intake import Intake, beside, order_of
-from dsync.coordinator.stream.lanes import kept_by_all, opened, unit_refs
+from dsync.coordinator.stream.lanes import MAIN, Lane, kept_by_all, opened, unit_refs
 from dsync.coordinator.stream.letters import Letters
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Rounds
+from dsync.coordinator.stream.skips import Skips
 from dsync.coordinator.tasks import task_group
 from dsync.coordinator.tolerance import Tolerance
 from dsync.failpoints import failpoint
 from dsync.protocol import frames
 from dsync.protocol.errors import CapacityError, DsyncError, PluginBugError
-from dsync.protocol.types import ChangeFrame, ChangeStatus, IncompleteChange, StreamChangesRequest
+from dsync.protocol.types import ChangeFrame, ChangeStatus, IncompleteChange, StreamChangesRequest, UpdatesPartition
 from dsync.spool import Spool, SpoolLostError, remove_spool, remove_spools
-from dsync.state import CheckpointRow, NamespaceState
+from dsync.state import CheckpointRow, NamespaceRow, NamespaceState
 
 FRAME_BYTES = 1024 * 1024
 ROUND_BYTES = 4 * 1024 * 1024
@@ -55,11 +58,111 @@ class Stream:
     context: RunContext
     following: Following
     spool: Spool
-    intake: Intake
-    follower: Follower
-    acknowledging: Acknowledging
+    letters: Letters
+    lanes: Sequence[Lane]
+    """Of the main follower."""
+    held: Mapping[str, Position]
+    """How far each follower has come, by the sink's ledger."""
 
+    acknowledging: Acknowledging = field(init=False)
+    horizon: Horizon = field(init=False)
+    intake: Intake = field(init=False)
+    follower: Follower = field(init=False)
+    """That of all namespaces but those that are apart for a while."""
+    _targets: dict[str, str] = field(default_factory=dict, init=False)
+    """The sink's names of namespaces."""
+    _columns: dict[str, frozenset[str]] = field(default_factory=dict, init=False)
+    """What namespaces were copied with."""
     _status: ChangeStatus | None = field(default=None, init=False)
+    _recording: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    def __post_init__(self) -> None:
+        context = self.context
+        self.acknowledging = Acknowledging(
+            spool=self.spool,
+            by_spool=context.spec.ack == "spooled",
+            spooled=self.following.spooled,
+            record=lambda position: self.change(lambda following: replace(following, spooled=position)),
+            tell=self.tell_source,
+        )
+        self.horizon = Horizon(
+            spool=self.spool,
+            acknowledge=lambda position: self.acknowledging.applied(position, self.intake.quiet),
+            record=lambda told: self.change(lambda following: replace(following, told=told)),
+            told=self.following.told,
+        )
+        for follower, position in self.held.items():
+            self.horizon.hold(follower, position)
+        start, partition = self.horizon.start, self.following.partition
+        pace = Pace(
+            stopping=context.stopping,
+            rows_per_s=context.spec.rate_rows_per_s,
+            bytes_per_s=context.spec.rate_bytes_per_s,
+            control=context.control,
+        )
+        self.intake = Intake(
+            source=context.source.connector,
+            spool=self.spool,
+            request=StreamChangesRequest(
+                namespaces=partition.namespaces,
+                type=self.following.type,
+                frame_bytes=pace.reader().page_bytes(FRAME_BYTES),
+                header=partition.header,
+                value=partition.value,
+            ),
+            start=start if start.cursor else replace(start, cursor=partition.cursor),
+            emit=context.emit,
+            reopen=context.source.reopen_session,
+            confirm=self.acknowledging.confirm if self.acknowledging.by_spool else None,
+            confirmed=self.following.spooled or Position(),
+            pace=pace,
+        )
+        ahead = Ahead(all_until=self.following.ahead_until)
+        self.follower = self._follower(MAIN, self.lanes, skips_of(self.following), ahead)
+
+    def _follower(self, name: str, lanes: Sequence[Lane], skips: Skips, ahead: Ahead) -> Follower:
+        context = self.context
+        applier = Applier(
+            flow=context.journal.flow,
+            run=context.journal.run,
+            sink=context.sink.connector,
+            lanes=lanes,
+            type=self.following.type,
+            target_of=lambda namespace: self._targets.get(namespace, namespace),
+            retries=Retries(retry_for_s=_FOR_EVER_S, emit=context.emit, is_stopping=context.stopping.is_set),
+            reopen=context.sink.reopen_session,
+            letters=self.letters,
+            complete=self.complete,
+            stop_namespace=self.stop_namespace,
+            ahead=ahead,
+            skips=skips,
+            columns_of=lambda namespace: self._columns.get(namespace, frozenset()),
+            in_one=context.spec.apply == "transactional",
+        )
+        return Follower(
+            name=name,
+            spool=self.spool,
+            intake=self.intake,
+            applier=applier,
+            rounds=_rounds(context),
+            checkpoint=lambda position: self.checkpoint(lanes),
+            horizon=self.horizon,
+            stopping=context.stopping,
+            control=context.control,
+        )
+
+    async def _follower_of(self, resync: Resync) -> Follower:
+        """One of these namespaces alone."""
+        lanes = await _lanes_beside(self.context, self.following, resync)
+        skips = Skips(only=resync.namespaces)
+        skips.leave_out(dict.fromkeys(resync.namespaces, resync.seen_through))
+        # What is read again for one is ahead for the other, when it has the namespace back.
+        return self._follower(BESIDE, lanes, skips, self.follower.applier.ahead)
+
+    @property
+    def apart(self) -> Beside:
+        """What takes namespaces from the others, and back."""
+        return Beside(main=self.follower, horizon=self.horizon, change=self.change, make=self._follower_of)
 
     @property
     def changes(self) -> int:
@@ -107,10 +210,19 @@ class Stream:
 
     async def _has_reached(self, position: int) -> None:
         failpoint("coordinator.before_consistent")
-        self.following = replace(self.following, overlaps=False, consistent_at=position)
-        await self.context.journal.set_following(self.following)
+        await self.change(lambda following: replace(following, overlaps=False, consistent_at=position))
         failpoint("coordinator.after_consistent")
         self.context.emit(ConsistencyReached(position=position))
+
+    async def change(
+        self,
+        change: Callable[[Following], Following],
+        record: Callable[[Following], Awaitable[None]] | None = None,
+    ) -> None:
+        """Change what is known of the following, and record it, alone or with what else `record` does."""
+        async with self._recording:
+            self.following = change(self.following)
+            await (record or self.context.journal.set_following)(self.following)
 
     async def pass_mark(self) -> int:
         """Apply all that is committed at the source by now; returns the position that this is."""
@@ -138,10 +250,22 @@ class Stream:
             before_repeat=self.context.source.reopen_session,
         )
 
-    async def follow(self, *, beside: Callable[[], Awaitable[None]]) -> None:
-        """Apply changes for ever, and do something else meanwhile, once."""
+    async def widen(self, partition: UpdatesPartition) -> None:
+        """Open the source's stream anew with these namespaces, behind everything that had begun by now."""
+        await self.reach_mark()
+        await self.change(lambda following: replace(following, partition=partition))
+        await self.intake.follow_namespaces(partition.namespaces)
+
+    def learn(self, rows: Sequence[NamespaceRow]) -> None:
+        """Namespaces were planned anew, or are new."""
+        self._targets.update({row.namespace: row.target for row in rows})
+        self._columns.update({row.namespace: frozenset(row.columns) for row in rows})
+
+    async def follow(self, *work: Callable[[], Awaitable[None]], beside: Callable[[], Awaitable[None]]) -> None:
+        """Apply changes for ever, and do other things meanwhile."""
         async with task_group() as tasks:
-            tasks.create_task(self._once(beside))
+            for one in (*work, beside):
+                tasks.create_task(self._once(one))
             await self.follower.run()
 
     async def follow_while(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -212,8 +336,8 @@ class Stream:
         answer = await self._read_again(frames.pick(changes, indexes))
         if self.following.consistent_at is not None and answer.position > self.following.ahead_until:
             # Until consistency is reached, whoever goes on takes every record for one that may be ahead.
-            self.following = replace(self.following, ahead_until=answer.position)
-            await self.context.journal.set_following(self.following)
+            until = answer.position
+            await self.change(lambda following: replace(following, ahead_until=max(until, following.ahead_until)))
         for index in indexes:
             self.follower.applier.ahead.add(changes, index, answer.position)
         return frames.replaced(
@@ -242,19 +366,12 @@ class Stream:
             )
         return answer
 
-    async def checkpoint(self, position: Position) -> None:
-        """Record how far the lanes have come, for whoever has the store alone."""
-        rows = [
-            CheckpointRow(unit=lane.unit, cursor=lane.kept.encode(), seq=lane.seq)
-            for lane in self.follower.applier.lanes
-        ]
+    async def checkpoint(self, lanes: Sequence[Lane]) -> None:
+        """Record how far lanes have come, for whoever has the store alone."""
+        rows = [CheckpointRow(unit=lane.unit, cursor=lane.kept.encode(), seq=lane.seq) for lane in lanes]
         failpoint("coordinator.before_stream_checkpoint")
         await self.context.journal.stream_checkpoint(rows)
         failpoint("coordinator.after_stream_checkpoint")
-
-    async def acknowledge(self, cursor: bytes) -> None:
-        """Tell the source what is durable. Only garbage collection: what cannot be told now is told later."""
-        await self.acknowledging.applied(kept_by_all(self.follower.applier.lanes), self.intake.quiet)
 
     async def tell_source(self, cursor: bytes) -> None:
         """The source may discard what is before; what it cannot be told now it is told later."""
@@ -263,11 +380,6 @@ class Stream:
         with contextlib.suppress(DsyncError):
             await self.context.source.connector.acknowledge(self.following.partition.namespaces, cursor)
         failpoint("coordinator.after_acknowledge")
-
-    async def record_spooled(self, position: Position | None) -> None:
-        """What the source is told next to be in the spool."""
-        self.following = replace(self.following, spooled=position)
-        await self.context.journal.set_following(self.following)
 
     async def stop_namespace(self, namespace: str, reason: str) -> None:
         """Record that a namespace is not followed any more."""
@@ -285,53 +397,13 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
     """
     following = plan.following
     assert following is not None, "only what is followed has a stream"
-    assert context.spools is not None, "whoever follows says where changes wait"
-    flow, run = context.journal.flow, context.journal.run
     failpoint("coordinator.before_lanes")
-    states = await context.retries.call(
-        "open the lanes at the sink",
-        lambda: context.sink.connector.open_units(flow, run, unit_refs(following.lanes)),
-        before_repeat=context.sink.reopen_session,
-    )
+    lanes = await _open_lanes(context, following.lanes)
     failpoint("coordinator.after_lanes")
-    lanes = opened(states)
-    kept = kept_by_all(lanes)
-    async with await _open_spool(context, kept, following.spooled) as spool:
-        # The parts ask the stream, which is made of them.
-        made: list[Stream] = []
-        endless = Retries(retry_for_s=_FOR_EVER_S, emit=context.emit, is_stopping=context.stopping.is_set)
-        pace = Pace(
-            stopping=context.stopping,
-            rows_per_s=context.spec.rate_rows_per_s,
-            bytes_per_s=context.spec.rate_bytes_per_s,
-            control=context.control,
-        )
-        acknowledging = Acknowledging(
-            spool=spool,
-            by_spool=context.spec.ack == "spooled",
-            spooled=following.spooled,
-            record=lambda position: made[0].record_spooled(position),
-            tell=lambda cursor: made[0].tell_source(cursor),
-        )
-        intake = Intake(
-            source=context.source.connector,
-            spool=spool,
-            request=StreamChangesRequest(
-                namespaces=following.partition.namespaces,
-                type=following.type,
-                frame_bytes=pace.reader().page_bytes(FRAME_BYTES),
-                header=following.partition.header,
-                value=following.partition.value,
-            ),
-            start=kept if kept.cursor else replace(kept, cursor=following.partition.cursor),
-            emit=context.emit,
-            reopen=context.source.reopen_session,
-            confirm=acknowledging.confirm if acknowledging.by_spool else None,
-            confirmed=following.spooled or Position(),
-            pace=pace,
-        )
-        targets: Mapping[str, str] = {row.namespace: row.target for row in plan.namespaces}
-        columns = {row.namespace: frozenset(row.columns) for row in plan.namespaces}
+    held = {MAIN: kept_by_all(lanes)}
+    if following.resync is not None:
+        held[BESIDE] = kept_by_all(await _lanes_beside(context, following, following.resync))
+    async with await _open_spool(context, held, following.spooled) as spool:
         letters = Letters(
             journal=context.journal,
             emit=context.emit,
@@ -339,43 +411,27 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
             lanes=following.lanes,
         )
         await letters.load()
-        applier = Applier(
-            flow=flow,
-            run=run,
-            sink=context.sink.connector,
-            lanes=lanes,
-            type=following.type,
-            target_of=lambda namespace: targets.get(namespace, namespace),
-            retries=endless,
-            reopen=context.sink.reopen_session,
-            letters=letters,
-            complete=lambda changes, incomplete: made[0].complete(changes, incomplete),
-            stop_namespace=lambda namespace, reason: made[0].stop_namespace(namespace, reason),
-            ahead=Ahead(all_until=following.ahead_until),
-            columns_of=lambda namespace: columns.get(namespace, frozenset()),
-            in_one=context.spec.apply == "transactional",
-        )
-        follower = Follower(
-            spool=spool,
-            intake=intake,
-            applier=applier,
-            rounds=_rounds(context),
-            checkpoint=lambda position: made[0].checkpoint(position),
-            acknowledge=lambda cursor: made[0].acknowledge(cursor),
-            stopping=context.stopping,
-            control=context.control,
-        )
-        made.append(
-            Stream(
-                context=context,
-                following=following,
-                spool=spool,
-                intake=intake,
-                follower=follower,
-                acknowledging=acknowledging,
-            )
-        )
-        yield made[0]
+        stream = Stream(context=context, following=following, spool=spool, letters=letters, lanes=lanes, held=held)
+        stream.learn(plan.namespaces)
+        yield stream
+
+
+async def _open_lanes(
+    context: RunContext, count: int, follower: str = MAIN, *, start: Position | None = None
+) -> list[Lane]:
+    """Take a follower's lanes over; those that the sink does not know stand at `start`."""
+    states = await context.retries.call(
+        "open the lanes at the sink",
+        lambda: context.sink.connector.open_units(
+            context.journal.flow, context.journal.run, unit_refs(count, follower)
+        ),
+        before_repeat=context.sink.reopen_session,
+    )
+    return opened(states, follower, start=start)
+
+
+async def _lanes_beside(context: RunContext, following: Following, resync: Resync) -> list[Lane]:
+    return await _open_lanes(context, following.lanes, resync.follower, start=resync.start)
 
 
 def _rounds(context: RunContext) -> Rounds:
@@ -387,8 +443,8 @@ def _rounds(context: RunContext) -> Rounds:
     )
 
 
-async def _open_spool(context: RunContext, kept: Position, spooled: Position | None) -> Spool:
-    """The run's spool; one that ends before what the sink has is of no use, and those of earlier runs even less.
+async def _open_spool(context: RunContext, held: Mapping[str, Position], spooled: Position | None) -> Spool:
+    """The run's spool; one that does not go on from where the followers are is of no use, nor are other runs'.
 
     Raises:
         SpoolLostError: it ends before what the source was told to be in it, and the sink does not have that.
@@ -397,12 +453,14 @@ async def _open_spool(context: RunContext, kept: Position, spooled: Position | N
     own = context.spools / context.journal.run
     await remove_spools(context.spools, but=own.name)
     spool = await _open(context, own)
+    main, lowest = held[MAIN].place, min(held.values(), key=lambda position: position.place)
     try:
-        require_whole(spool, kept, spooled)
+        require_whole(spool, lowest, spooled)
     except SpoolLostError:
         await spool.close()
         raise
-    if spool.last_order >= order_of(kept.place) or kept.place == frames.START:
+    has_end = spool.last_order >= order_of(main) or main == frames.START
+    if has_end and spool.trimmed_order <= order_of(lowest.place):
         return spool
     await spool.close()
     await remove_spool(own)

@@ -20,7 +20,6 @@ LATER_FLAGS = (
     "--transform=mapping:x",
 )
 LATER_COMMANDS = (
-    "resync",
     "new",
     "transform",
 )

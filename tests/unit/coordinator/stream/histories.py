@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dsync.coordinator.stream.lanes import Lane, opened
+from dsync.coordinator.stream.lanes import MAIN, Lane, opened
 from dsync.coordinator.stream.position import Position
 from dsync.protocol import frames
 from dsync.protocol.errors import FencedError, LanesMeetError, RecordError, ServerUnavailableError
@@ -25,6 +25,9 @@ from dsync.protocol.types import (
     WrittenChanges,
 )
 from dsync.state import DeadLetterRow, LetterRef
+
+NAMES = "abc"
+"""Of namespaces, one letter each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,11 @@ def framed(
     is_ended: bool,
     record_bytes: int = 0,
     record_of: Callable[[Change], bytes] = lambda change: b"%d" % change.number,
+    namespaces: int = 1,
 ) -> ChangeFrame:
     """These changes as they come after that place; the cursor is the place, as the source's own business.
 
-    The last transaction has no commit yet where it is not ended.
+    The last transaction has no commit yet where it is not ended. Of several namespaces each has some of the keys.
     """
     ends = [
         i for i in range(1, len(changes) + 1) if i == len(changes) or changes[i].place[0] != changes[i - 1].place[0]
@@ -71,9 +75,9 @@ def framed(
         transaction=transaction,
         index=index,
         first_index=before[1] if changes[0].place[0] == before[0] else 0,
-        relations=(ChangeRelation(namespace="a"),),
+        relations=tuple(ChangeRelation(namespace=name) for name in NAMES[:namespaces]),
         operations=bytes(change.operation for change in changes),
-        relation_of=bytes(2 * len(changes)),
+        relation_of=b"".join((change.key % namespaces).to_bytes(2, "little") for change in changes),
         key_hashes=b"".join(change.key.to_bytes(8, "little") for change in changes),
         sizes=b"".join(len(record).to_bytes(4, "little") for record in records),
         body=b"".join(records),
@@ -84,7 +88,12 @@ def framed(
 
 
 async def stream(
-    history: Sequence[Change], position: Position, cuts: random.Random, *, record_bytes: int = 0
+    history: Sequence[Change],
+    position: Position,
+    cuts: random.Random,
+    *,
+    record_bytes: int = 0,
+    namespaces: int = 1,
 ) -> AsyncGenerator[ChangeFrame, None]:
     """What comes after a cursor, cut into frames at random; then the stream ends."""
     places = [repr(change.place).encode() for change in history]
@@ -96,7 +105,9 @@ async def stream(
         while end < len(history) and history[end].place == history[end - 1].place:
             end += 1
         is_ended = end == len(history) or history[end].place[0] != history[end - 1].place[0]
-        yield framed(history[start:end], before=before, is_ended=is_ended, record_bytes=record_bytes)
+        yield framed(
+            history[start:end], before=before, is_ended=is_ended, record_bytes=record_bytes, namespaces=namespaces
+        )
         before, start = history[end - 1].place, end
 
 
@@ -142,15 +153,15 @@ class LedgerSink(Connector):
     ledger: dict[str, tuple[int, int, bytes]] = field(default_factory=dict)
     """Unit → fence, seq, cursor."""
 
-    def open(self) -> list[Lane]:
+    def open(self, follower: str = MAIN, *, start: Position | None = None) -> list[Lane]:
         """The lanes as a coordinator that starts finds them."""
         states = []
         for number in range(self.lanes):
-            unit = f"stream:{number}"
+            unit = f"{follower}:{number}"
             fence, seq, cursor = self.ledger.get(unit, (0, 0, b""))
             self.ledger[unit] = (fence + 1, seq, cursor)
             states.append(UnitState(unit=unit, fence=fence + 1, cursor=cursor, seq=seq))
-        return opened(states)
+        return opened(states, follower, start=start)
 
     async def write_changes(self, request: WriteChangesRequest) -> WrittenChanges:
         frame, failure = request.frame, self.fail()

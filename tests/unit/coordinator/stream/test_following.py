@@ -17,8 +17,9 @@ from dsync.coordinator.pace import Pace
 from dsync.coordinator.stream import applier as applying
 from dsync.coordinator.stream.acknowledging import Acknowledging, require_whole
 from dsync.coordinator.stream.follower import Follower
+from dsync.coordinator.stream.horizon import Horizon
 from dsync.coordinator.stream.intake import Intake, beside, order_of, place_of
-from dsync.coordinator.stream.lanes import kept_by_all
+from dsync.coordinator.stream.lanes import MAIN, kept_by_all
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Round, Rounds
 from dsync.coordinator.tasks import StoppedError
@@ -48,6 +49,7 @@ class Source(Connector):
     chance: random.Random
     breaks: int = 3
     record_bytes: int = 0
+    namespaces: int = 1
     sent: int = 0
     """Frames with changes."""
     discarded: Place = START
@@ -60,7 +62,8 @@ class Source(Connector):
         if place == self.discarded and self.acknowledged and self.acknowledged[-1].endswith(b"+"):
             assert request.cursor.endswith(b"+"), "the position has moved since, and that was acknowledged"
         position = Position(place=place, cursor=_plain(request.cursor))
-        async for frame in stream(self.history, position, self.chance, record_bytes=self.record_bytes):
+        frames = stream(self.history, position, self.chance, record_bytes=self.record_bytes, namespaces=self.namespaces)
+        async for frame in frames:
             self._break()
             self.sent += 1
             yield frame
@@ -100,10 +103,14 @@ def _place(cursor: bytes) -> Place:
 
 @dataclass
 class Told:
-    """What is recorded of what the source was told of the spool; outlives a coordinator."""
+    """What is recorded of what the source was told; outlives a coordinator."""
 
     by_spool: bool = False
     spooled: Position | None = None
+    applied: Position = field(default_factory=Position)
+
+    async def note_applied(self, position: Position) -> None:
+        self.applied = position
 
     async def record(self, position: Position | None) -> None:
         self.spooled = position
@@ -126,7 +133,6 @@ class FollowingLife:
         self.stopping = asyncio.Event()
         self.checkpoints = list[Position]()
         applier = Life(sink, repeat=repeat).applier
-        start = min((lane.kept for lane in applier.lanes), key=lambda position: position.place)
         request = StreamChangesRequest(type=ChangeType.BSON)
         self.told = told or Told()
         self.acknowledging = Acknowledging(
@@ -136,13 +142,17 @@ class FollowingLife:
             record=self.told.record,
             tell=lambda cursor: source.acknowledge([], cursor),
         )
+        horizon = Horizon(
+            spool=spool, acknowledge=self._acknowledge, record=self.told.note_applied, told=self.told.applied
+        )
+        horizon.hold(MAIN, kept_by_all(applier.lanes))
         self.follower = Follower(
             spool=spool,
             intake=Intake(
                 source=source,
                 spool=spool,
                 request=request,
-                start=start,
+                start=horizon.start,
                 emit=lambda _: None,
                 reopen=_nothing,
                 confirm=self.acknowledging.confirm if self.told.by_spool else None,
@@ -151,7 +161,7 @@ class FollowingLife:
             applier=applier,
             rounds=Rounds(limit_bytes=30),
             checkpoint=self._checkpoint,
-            acknowledge=self._acknowledge,
+            horizon=horizon,
             stopping=self.stopping,
             acknowledge_every_s=every_s,
         )
@@ -164,8 +174,8 @@ class FollowingLife:
         assert self.sink.position.place >= position.place, "checkpointed before it was durable"
         self.checkpoints.append(position)
 
-    async def _acknowledge(self, cursor: bytes) -> None:
-        assert self.checkpoints[-1].cursor == cursor, "acknowledged before it was checkpointed"
+    async def _acknowledge(self, position: Position) -> None:
+        assert self.checkpoints[-1].cursor == position.cursor, "acknowledged before it was checkpointed"
         await self.acknowledging.applied(kept_by_all(self.follower.applier.lanes), self.follower.intake.quiet)
 
     def is_done(self) -> bool:
@@ -205,7 +215,7 @@ async def test_a_history_arrives_whatever_breaks(
         return found
 
     sink = LedgerSink(lanes=lanes, fail=fail, meet=lambda: chance.random() < 0.2)
-    source = Source(history=history, chance=chance)
+    source, told = Source(history=history, chance=chance), Told()
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         short_waits(patch)
         number = 0
@@ -213,7 +223,7 @@ async def test_a_history_arrives_whatever_breaks(
             place = Path(folder, "spool" if keeps_spool else str(number))
             number += 1
             async with await Spool.open(place, flow="f", limit_bytes=8 * MIB, segment_bytes=MIB) as spool:
-                life = FollowingLife(source, sink, spool, repeat=False)
+                life = FollowingLife(source, sink, spool, repeat=False, told=told)
                 try:
                     await life.run(until=life.is_done)
                 except ServerUnavailableError:
