@@ -107,10 +107,10 @@ class Intake:
         """Every few seconds, what the spool has by then."""
         told = self.confirmed
         while True:
-            await asyncio.sleep(CONFIRM_EVERY_S)
             if self.quiet != told and self.quiet.cursor:
                 told = self.quiet
                 await confirm(told)
+            await asyncio.sleep(CONFIRM_EVERY_S)
 
     async def follow_namespaces(self, namespaces: tuple[str, ...]) -> None:
         """Open the stream anew, where it stands, with these namespaces; returns when that is asked for."""

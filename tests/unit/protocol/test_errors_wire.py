@@ -137,3 +137,14 @@ def test_a_deadline_says_who_and_how_long() -> None:
 def test_a_connection_that_was_cut_is_worth_a_retry(status: StatusCode, details: str) -> None:
     """Proxies and stopping servers end calls with codes that look final and are not."""
     assert type(bare(status, details)) is errors.ServerUnavailableError
+
+
+@pytest.mark.parametrize("change", [0, 7])
+def test_a_refused_change_is_named_by_its_place(change: int) -> None:
+    """What stands around it is written without it; of a page or a set nobody says a place."""
+    error = rebuilt(received(errors.RecordError("no").at(change)))
+    assert isinstance(error, errors.RecordError)
+    assert error.change == change
+    nameless = rebuilt(received(errors.RecordError("no")))
+    assert isinstance(nameless, errors.RecordError)
+    assert nameless.change < 0

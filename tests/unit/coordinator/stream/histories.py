@@ -118,9 +118,13 @@ class FakeJournal:
     flow: str = "f"
     letters: dict[LetterRef, DeadLetterRow] = field(default_factory=dict)
     """Those that wait."""
+    ends: Callable[[], bool] = lambda: False
+    """The coordinator ends with what it has recorded."""
 
     async def add_dead_letter(self, row: DeadLetterRow) -> Mapping[str, int]:
         self.letters[row.ref] = row
+        if self.ends():
+            raise ServerUnavailableError("killed")
         return Counter(letter.namespace for letter in self.letters.values())
 
     async def refused_changes(self) -> list[LetterRef]:
