@@ -7,12 +7,13 @@ was before it was made read-only, is kept with the run before anything is change
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from dsync.app.asking import hand_over
 from dsync.app.cutover_report import CutoverReport
 from dsync.app.cutover_reverse import FlowBack, pause
-from dsync.app.cutover_steps import CUT_OVER, Procedure, Reversing
+from dsync.app.cutover_steps import CUT_OVER, CutoverGivenUpError, Procedure, Reversing
 from dsync.app.known import KnownFlow, existing_store, find_known_flow, resume_command
 from dsync.app.one_end import meet_one
 from dsync.app.resuming import request_of
@@ -97,7 +98,8 @@ async def cut_over(request: CutoverRequest, emit: EventHandler, stopping: asynci
     procedure = Procedure(
         report=report, freezes=request.freezes, timeout_s=request.timeout_s, reversing=reversing, emit=emit
     )
-    await sync(running, emit, stopping, cut_over=procedure)
+    with contextlib.suppress(CutoverGivenUpError):
+        await sync(running, emit, stopping, cut_over=procedure)
     if report.is_safe and report.reverse:
         # Both ways at once, changes would go round in a circle.
         pause(request.state, known.flow.flow)

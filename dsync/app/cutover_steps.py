@@ -20,6 +20,7 @@ from dsync.app.cutover_report import CutoverReport
 from dsync.coordinator.context import RunContext
 from dsync.coordinator.events import EventHandler
 from dsync.coordinator.plan import choose
+from dsync.coordinator.tasks import StoppedError
 from dsync.failpoints import failpoint
 from dsync.protocol.errors import DsyncError
 from dsync.protocol.types import DescribeRequest, SchemaObject, SequenceState
@@ -34,6 +35,10 @@ FROZEN = "frozen"
 CUT_OVER = "cut_over"
 """Under which name a run keeps what its cut-over came to."""
 _NAMED = 5
+
+
+class CutoverGivenUpError(StoppedError):
+    """What is to be applied does not arrive in time: the run ends without waiting for it; the report says why."""
 
 
 class Reversing:
@@ -68,11 +73,16 @@ class Procedure:
     emit: EventHandler
     _token: bytes = field(default=b"", init=False)
     _thaws: bool = field(default=True, init=False)
+    _is_late: bool = field(default=False, init=False)
 
     async def __call__(
         self, context: RunContext, stream: Stream, verify: Callable[[], Awaitable[VerifyReport]]
     ) -> None:
-        """Do all steps; the report says what came of it. A source that was made read-only stays so if it is safe."""
+        """Do all steps; the report says what came of it. A source that was made read-only stays so if it is safe.
+
+        Raises:
+            CutoverGivenUpError: a mark did not arrive in time.
+        """
         await self._learn_frozen(context)
         try:
             await self._work(context, stream, verify)
@@ -80,6 +90,9 @@ class Procedure:
         finally:
             if self._token and self._thaws:
                 await asyncio.shield(self._thaw(context))
+        if self._is_late:
+            # Whoever applies may wait for a lock, for as long as somebody holds that.
+            raise CutoverGivenUpError
 
     async def _work(self, context: RunContext, stream: Stream, verify: Callable[[], Awaitable[VerifyReport]]) -> None:
         report = self.report
@@ -160,6 +173,7 @@ class Procedure:
             async with asyncio.timeout(self.timeout_s):
                 position = await stream.reach_mark(counts_after=counts_after)
         except TimeoutError:
+            self._is_late = True
             self.report.refuse(
                 "lag",
                 3,

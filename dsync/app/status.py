@@ -89,6 +89,8 @@ class FlowStatus:
     """The source's position that the sink of a flow that follows first equalled; None: none yet, or none followed."""
     stream: StreamStatus | None
     """None: nothing is followed, or it has not been said yet."""
+    frozen: str
+    """What makes the source writable again, which a cut-over has made read-only; empty: none has."""
 
     @property
     def is_running(self) -> bool:
@@ -184,6 +186,7 @@ def _facts(store: Store, summary: FlowSummary, paused: frozenset[str]) -> dict[s
         "paused": flow.flow in paused,
         "consistent_at": run.extra.get("following", {}).get("consistent_at") if run else None,
         "stream": _stream(store, run) if run else None,
+        "frozen": run.extra.get("frozen", {}).get("undo", "") if run else "",
     }
 
 

@@ -81,6 +81,8 @@ def render(flow: FlowDetails, *, verbose: bool) -> str:
         facts.append(("lease", f"another {duration(flow.holder.lease_s)}, unless it is renewed"))
     if flow.paused and flow.phase in ("done", "inconsistent", "cancelled", "failed", "new"):
         facts.append(("paused", "yes: its next start begins so, unless `dsync resume` starts it"))
+    if flow.frozen:
+        facts.append(("source", f"read-only by a cut-over; `{flow.frozen}` there makes it writable again"))
     if flow.error:
         facts.append(("last error", str(flow.error.get("message", ""))))
     parts = ["\n".join(columns(facts)), _tables(flow, verbose=verbose), dead_letters(flow.dead_letter_reasons)]

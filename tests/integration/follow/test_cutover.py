@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import psycopg
@@ -86,7 +87,7 @@ def test_a_flow_that_runs_is_taken_over_frozen_and_reversed(
     wait_for(
         lambda: sink.rows(_CONTENTS) == source.rows(_CONTENTS), what="the changes back at the source", timeout_s=60
     )
-    back.send(2)
+    back.send(signal.SIGINT)
     stopped = back.end()
     assert stopped.exit_code == 130
     changes = dsync("status", "move-back", "--json").result
@@ -126,6 +127,7 @@ def test_whoever_insists_on_writing_makes_it_unsafe_and_the_source_is_as_it_was(
     assert _is_writable(source), "nobody asked for it to be frozen"
 
 
+_SLOTS = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"
 _POINTS = ("before_freeze", "after_freeze", "after_schema", "after_reverse", "before_safe")
 
 
@@ -139,10 +141,45 @@ def test_killed_wherever_it_is_the_same_command_goes_on(
     for point in _POINTS:
         killed = dsync(*arguments, DSYNC_FAIL=f"cutover.{point}:exit")
         assert killed.exit_code == 137, (point, killed.stdout, killed.stderr)
+    assert "RESET default_transaction_read_only" in dsync("status", "move", "--json").result["frozen"]
+    of_an_attempt = sink.rows(_SLOTS)
     again = dsync(*arguments)
     assert again.exit_code == 0, (again.stdout, again.stderr)
     assert again.result["safe"] is True
     source.run(again.result["undo"].encode())
     assert _is_writable(source)
-    slots = sink.value("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()")
-    assert slots == 1, "those of attempts that failed are gone"
+    assert len(sink.rows(_SLOTS)) == len(of_an_attempt) == 1
+    assert sink.rows(_SLOTS) != of_an_attempt, "it would bring back what the flow has applied since it was made"
+
+
+def test_what_stands_against_it_is_said_before_and_whatever_ends_it_early_undoes_it(
+    dsync: Dsync, source_db: DatabaseFactory, sink_db: DatabaseFactory
+) -> None:
+    """Nothing is frozen for a flow back that could not be; nor for a lag; and Ctrl-C leaves the source as it was."""
+    source, sink = source_db(_fill), sink_db()
+    source.run("CREATE TABLE log (line text)", "ALTER TABLE log REPLICA IDENTITY FULL", "INSERT INTO log VALUES ('a')")
+    _following(dsync, source, sink)
+    no_way_back = dsync(*_words(source, sink, "--freeze", "--reverse"))
+    assert no_way_back.exit_code == 3, no_way_back.stdout
+    assert "log" in no_way_back.json["error"]["message"]
+    assert sink.value("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 0
+    assert _is_writable(source)
+
+    with sink.connect() as in_the_way:
+        in_the_way.execute("BEGIN")
+        in_the_way.execute("LOCK TABLE orders")
+        source.run("UPDATE orders SET note = 'on its way' WHERE id = 3")
+        late = dsync(*_words(source, sink, "--freeze", "--timeout", "1s"))
+        assert (late.exit_code, _codes(late), late.result["undo"]) == (3, {"lag"}, None), late.stdout
+    assert _is_writable(source)
+
+    with source.connect() as application:
+        application.execute("BEGIN")
+        application.execute("UPDATE orders SET note = 'not yet' WHERE id = 4")
+        cutting = dsync.start(*_words(source, sink, "--freeze"))
+        wait_for(lambda: not _is_writable(source), what="the source to be read-only", timeout_s=60)
+        cutting.send(signal.SIGINT)
+        assert cutting.end().exit_code == 130
+        assert _is_writable(source)
+        application.execute("COMMIT")
+    assert source.value("SELECT note FROM orders WHERE id = 4") == "not yet"
