@@ -10,6 +10,7 @@ from dsync.sdk import errors, types
 from tests.integration.postgres_apply.conftest import LANE, OpenApplier
 from tests.integration.postgres_apply.frames import UNSENT, Changes, Op, relation, row
 from tests.support.databases import DatabaseFactory
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.parametrize("pg", [15, 18], indirect=True)
 
@@ -23,6 +24,36 @@ def fillers(changes: Changes, count: int) -> Changes:
     for number in range(count):
         changes.insert(100_000 + number, "filler", None)
     return changes
+
+
+async def test_a_table_that_was_small_when_its_changes_were_planned_is_not_read_as_a_whole_later(
+    database: DatabaseFactory, open_applier: OpenApplier
+) -> None:
+    """Nobody has analyzed it since: each change is looked for by the key, however many rows there are by now."""
+    db = database()
+    db.run(
+        "CREATE TABLE t (id int PRIMARY KEY, a text, b text)",
+        "ALTER TABLE t SET (autovacuum_enabled = off)",
+        "INSERT INTO t VALUES (0, 'first', '')",
+        "ANALYZE t",
+    )
+    applier = open_applier(db)
+    await applier.open()
+    for start in (1, 10_001, 20_001):
+        changes = Changes(relations=[T])
+        for number in range(start, start + 10_000):
+            changes.insert(number, "filling of the row", "more of it")
+        await applier.apply(changes)
+    # A session tells its figures when it ends.
+    await applier.sink.side.close()
+    found = wait_for(
+        lambda: (
+            db.value("SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 't'") >= 30_001
+            and db.value("SELECT idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 't'") + 1
+        ),
+        what="the server's figures",
+    )
+    assert found < 50_000, f"{found:,} rows were looked at"
 
 
 @ways

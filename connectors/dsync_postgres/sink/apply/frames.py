@@ -41,6 +41,8 @@ Row = TypeVar("Row")
 
 _BEGIN, _COMMIT = b"BEGIN ISOLATION LEVEL READ COMMITTED", b"COMMIT"
 _JOIN_FREELY, _JOIN_BY_INDEX = b"SET LOCAL enable_hashjoin = on", b"SET LOCAL enable_hashjoin = off"
+# A plan that was made while a table had few rows reads all of them for each row that comes, until somebody analyzes it.
+_PLAN_AGAIN = b"DISCARD PLANS"
 _DEFER = b"SET CONSTRAINTS ALL DEFERRED"
 # More at a time gain nothing, and the server keeps all of them in memory.
 _ROWS_A_STATEMENT = 1000
@@ -141,6 +143,8 @@ class _Run:
         self._pipeline: Pipeline[_Sent] = Pipeline(self._connection, self._prepared)
         try:
             self._run(_BEGIN)
+            if self._prepared.plans_are_old(len(self._job.frame)):
+                self._run(_PLAN_AGAIN)
             if self._job.in_order and not self._job.is_replica:
                 self._run(_DEFER)
             for step in steps:

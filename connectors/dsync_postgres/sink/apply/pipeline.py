@@ -22,6 +22,8 @@ Tag = TypeVar("Tag")
 
 # Patterns of values that were not sent make statements of their own, and the server keeps a plan of each.
 _MOST_STATEMENTS = 300
+# Planning a statement takes a server as long as a few of them.
+_CHANGES_A_PLAN = 1000
 # What is sent in one go; a statement without parameters weighs something too, and so does its answer.
 _FLUSH_BYTES, _STATEMENT_BYTES = 64 * 1024, 100
 
@@ -32,6 +34,14 @@ class Prepared:
     def __init__(self) -> None:
         self.names: OrderedDict[bytes, bytes] = OrderedDict()
         self._count = 0
+        self._changes = 0
+        """How many were written by the plans that there are."""
+
+    def plans_are_old(self, changes: int) -> bool:
+        """Whether to plan anew before so many more changes are written."""
+        is_old = self._changes >= _CHANGES_A_PLAN
+        self._changes = changes + (0 if is_old else self._changes)
+        return is_old
 
     def next_name(self) -> bytes:
         """A name that was not given before."""
