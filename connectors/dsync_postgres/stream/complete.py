@@ -227,7 +227,7 @@ def _reader(connection: Connection, relation: types.ChangeRelation) -> _Reader:
         if known is None or (column.type and known.type != column.type):
             raise errors.NamespaceChangedError(
                 f"{_OPERATION}: column {column.name} of {name} was dropped or altered since the change, so that its "
-                "values cannot be had any more; copy the table anew (`dsync sync … --again`)"
+                f"values cannot be had any more; `dsync resync FLOW --table {relation.namespace}` copies the table anew"
             ).about(relation.namespace)
     placed = sorted(
         (column.key_position, index) for index, column in enumerate(relation.columns) if column.key_position

@@ -250,8 +250,8 @@ class Applier:
             if gone:
                 await self.stop(
                     relation.namespace,
-                    f"{relation.namespace}: column {min(gone)} was dropped or renamed at the source; run the flow "
-                    "again with --again, which copies the table anew",
+                    f"{relation.namespace}: column {min(gone)} was dropped or renamed at the source; `dsync "
+                    f"resync {self.flow} --table {relation.namespace}` copies the table anew",
                 )
         return self.skips.without_stopped(changes)
 

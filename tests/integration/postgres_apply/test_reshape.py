@@ -55,7 +55,7 @@ async def test_whoever_stops_a_table_is_told_which(database: DatabaseFactory, op
     altered = await refused(applier, Changes(relations=[relation("id a", namespace=source)]).insert(2, "x"))
     assert {one.namespace for one in (lacking, absent, emptied, computed, altered)} == {source}
     for one in (lacking, emptied, computed, altered):
-        assert "--again" in str(one)
+        assert "dsync resync FLOW --table" in str(one)
 
 
 def told(database: Database, table: str = "t", *, key: str = "id", details: bool = True) -> types.ChangeRelation:
@@ -146,7 +146,7 @@ async def test_values_that_were_computed_for_each_row_stop_the_table(
     applier = open_applier(pair.sink)
     await applier.open()
     pair.source.run(statement)
-    with pytest.raises(errors.NamespaceChangedError, match=r"computed.*--again") as caught:
+    with pytest.raises(errors.NamespaceChangedError, match=r"computed.*dsync resync FLOW --table") as caught:
         await pair.follow(applier)
     assert caught.value.namespace == "public.t"
     assert told(pair.sink).columns != told(pair.source).columns
@@ -205,7 +205,7 @@ async def test_what_else_is_altered_stops_the_table_until_the_sink_is_altered_to
         await applier.open()
     before = pair.content(pair.sink)
     for _ in range(2):
-        with pytest.raises(errors.NamespaceChangedError, match=rf"{said}.*--again") as caught:
+        with pytest.raises(errors.NamespaceChangedError, match=rf"{said}.*dsync resync FLOW --table") as caught:
             await pair.follow(applier)
     assert caught.value.namespace == "public.t"
     assert pair.content(pair.sink) == before
@@ -286,10 +286,10 @@ async def test_what_may_not_be_added_is_named_with_the_way_on(
     applier = open_applier(pair.sink, uri=uri)
     await applier.open()
     pair.source.run("ALTER TABLE t ADD c mood")
-    with pytest.raises(errors.NamespaceChangedError, match=r"type (public\.)?mood is not known.*--again"):
+    with pytest.raises(errors.NamespaceChangedError, match=r"type (public\.)?mood is not known.*dsync resync"):
         await pair.follow(applier)
     pair.source.run("ALTER TABLE t DROP c", "ALTER TABLE t ADD c int")
-    with pytest.raises(errors.NamespaceChangedError, match=r"refused: .*--again"):
+    with pytest.raises(errors.NamespaceChangedError, match=r"refused: .*dsync resync"):
         await pair.follow(applier)
     pair.sink.run("ALTER TABLE t ADD c int")
     await pair.follow(applier)

@@ -80,6 +80,6 @@ async def test_which_partition_was_emptied_is_not_guessed(database: DatabaseFact
     await applier.open()
     t = relation("id a")
     await applier.apply(Changes(relations=[t]).insert(1, "x").update(1, "y").insert(2, "z").delete(2, None))
-    with pytest.raises(errors.NamespaceChangedError, match="--again"):
+    with pytest.raises(errors.NamespaceChangedError, match="dsync resync"):
         await applier.apply(Changes(relations=[t]).truncate())
     assert db.rows("SELECT * FROM t") == [(1, "y")]

@@ -373,8 +373,8 @@ def _translated(exc: psycopg.Error, sent: _Sent, job: Job) -> errors.DsyncError:
     if code in _CHANGED:
         namespace = "" if sent.shape is None else sent.shape.namespace
         return errors.NamespaceChangedError(
-            f"{operation}: {describe(exc)}; the table was dropped or altered since the flow began; run the flow again "
-            "with --again, which copies it anew"
+            f"{operation}: {describe(exc)}; the table was dropped or altered since the flow began; `dsync resync "
+            f"FLOW --table {namespace or '…'}` copies it anew"
         ).about(namespace)
     translated = translate(exc, operation)
     if isinstance(translated, errors.RecordError):

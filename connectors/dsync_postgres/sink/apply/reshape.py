@@ -91,16 +91,14 @@ def _require_kept(reshape: Reshape, before: Types | None) -> None:
     if gone:
         raise _stopped(
             reshape,
-            f"column {gone[0]} was dropped or renamed at the source; run the flow again with --again, which copies the "
-            "table anew",
+            f"column {gone[0]} was dropped or renamed at the source; {_way_on(reshape)}",
         )
     for name, kind in told.items():
         here = table.column(name)
         if before is not None and name in before and before[name] != kind and here is not None and here.type != kind:
             raise _stopped(
                 reshape,
-                f"column {name} is of type {kind} at the source now and was {before[name]}; run the flow again "
-                "with --again, which copies the table anew",
+                f"column {name} is of type {kind} at the source now and was {before[name]}; " + _way_on(reshape),
             )
 
 
@@ -113,7 +111,7 @@ def _add(
             reshape,
             f"column {column.name} was added at the source, and what the rows that were there have in it "
             + ("is not known here" if facts is None else "was computed for each of them")
-            + "; run the flow again with --again, which copies the table anew",
+            + f"; {_way_on(reshape)}",
         )
     old: sql.Composable = sql.SQL("")
     if facts is not None and facts.old_value is not None:
@@ -133,8 +131,8 @@ def _add(
             raise translate(exc, f"adding column {column.name} to {reshape.table.name}") from exc
         raise _stopped(
             reshape,
-            f"column {column.name} was added at the source, and adding it here was refused: {describe(exc)}; run "
-            "the flow again with --again, which copies the table anew",
+            f"column {column.name} was added at the source, and adding it here was refused: {describe(exc)}; "
+            + _way_on(reshape),
         ) from exc
     if facts is not None:
         _set_default(connection, top, facts)
@@ -152,9 +150,13 @@ def _require_type(connection: Connection, reshape: Reshape, column: types.Change
     if not is_known:
         raise _stopped(
             reshape,
-            f"column {column.name} was added at the source, and its type {column.type} is not known here; run the "
-            "flow again with --again, which copies the table anew, with its types",
+            f"column {column.name} was added at the source, and its type {column.type} is not known here; "
+            f"{_way_on(reshape)}, with its types",
         )
+
+
+def _way_on(reshape: Reshape) -> str:
+    return f"`dsync resync FLOW --table {reshape.relation.namespace}` copies the table anew"
 
 
 def _set_default(connection: Connection, top: sql.Identifier, facts: ColumnFacts) -> None:

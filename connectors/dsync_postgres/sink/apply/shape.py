@@ -103,7 +103,7 @@ class Shape:
             raise errors.NamespaceChangedError(
                 f"applying changes of {relation.namespace} to {self.table.name}: column {unknown[0]} is part of the "
                 "source's replica identity and is computed at the sink; make it an ordinary column there, then "
-                "run the flow again with --again, which copies anew what has changed"
+                f"`dsync resync FLOW --table {relation.namespace}` copies it anew"
             ).about(relation.namespace)
         return key, False
 
@@ -115,7 +115,7 @@ def _columns_of(relation: types.ChangeRelation, table: TargetTable) -> dict[int,
         if there is None:
             raise errors.NamespaceChangedError(
                 f"applying changes of {relation.namespace} to {table.name}: the sink's table has no column "
-                f"{column.name}; run the flow again with --again, which copies the table anew"
+                f"{column.name}; `dsync resync FLOW --table {relation.namespace}` makes and copies it anew"
             ).about(relation.namespace)
         if not there.generated:
             found[index] = there

@@ -31,7 +31,7 @@ def truncation(connection: Connection, step: Truncate) -> tuple[bytes, ...]:
         if shape.table.kind == "p":
             raise errors.NamespaceChangedError(
                 f"emptying {shape.table.name}: it is partitioned at the sink, and what was emptied at the source may "
-                f"be one of its partitions; run the flow again with --again, which copies it anew"
+                f"be one of its partitions; `dsync resync FLOW --table {shape.namespace}` copies it anew"
             ).about(shape.namespace)
     tables = {shape.table.oid: shape.table.identifier for shape in step.shapes}
     rows = connection.execute(_FACTS.encode(), {"oids": list(tables)}).fetchall()
