@@ -13,7 +13,7 @@ from dsync.conformance import CheckResult, ExamineOptions, Report, examine
 from dsync.conformance.examine import require_known
 from dsync.plugins.manager import OpenOptions, open_endpoint
 from dsync.plugins.registry import Registry
-from dsync.plugins.runtime import runtime_directory
+from dsync.plugins.runtime import page_store, runtime_directory
 from dsync.protocol.channel import Deadlines, Target
 from dsync.protocol.client import RemoteConnector
 from dsync.protocol.interface import Connector
@@ -21,6 +21,7 @@ from dsync.protocol.interface import Connector
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d+\Z")
 _SOCKET = "unix:"
 _CALL_S = 30.0
+_PAGES_NEED_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,7 @@ async def conformance(request: ConformanceRequest, on_result: Callable[[CheckRes
     require_known(frozenset(request.only))
     async with AsyncExitStack() as stack:
         runtime = stack.enter_context(runtime_directory())
+        pages = stack.enter_context(page_store(runtime, need_bytes=_PAGES_NEED_BYTES))
         connector, display = await stack.enter_async_context(_open(request.endpoint, request, runtime))
         reader = None
         if request.reader:
@@ -66,6 +68,7 @@ async def conformance(request: ConformanceRequest, on_result: Callable[[CheckRes
             namespaces=request.namespaces,
             scratch=request.scratch,
             reader=reader,
+            pages=pages,
             only=frozenset(request.only),
             wait_s=request.wait_s,
         )

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from dsync.protocol.interface import Connector
+from dsync.protocol.page_store import PageStore
 
 MIB = 1024 * 1024
 
@@ -22,6 +23,8 @@ class ExamineOptions:
     """Reads the scratch namespace back, where the sink is no source itself."""
     change: Callable[[int], Awaitable[None]] | None = None
     """Makes that many changes to the namespaces, past the protocol, as an application does."""
+    pages: PageStore | None = None
+    """Where pages by reference are passed, between processes of this machine; None: they are not tried."""
     only: frozenset[str] = frozenset()
     """Ids and groups of checks; empty: all."""
     max_namespaces: int = 3

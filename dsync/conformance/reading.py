@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsync.conformance.options import ExamineOptions
-from dsync.conformance.outcomes import FailedError, SkippedError
+from dsync.conformance.outcomes import FailedError, SkippedError, expect
 from dsync.conformance.records import Id, digest, id_of
 from dsync.conformance.watched import Watched
 from dsync.protocol import pages
 from dsync.protocol.errors import UnsupportedError
 from dsync.protocol.interface import Connector
+from dsync.protocol.page_store import PageStore
 from dsync.protocol.types import (
     DescribeRequest,
     Extensions,
@@ -172,11 +174,41 @@ class Reading:
             self._session = wanted
         return wanted
 
-    async def read_page(self, partition: Partition, cursor: bytes = b"", *, type: PageType | None = None) -> Page:
-        """One page, by ReadPage."""
-        return await self.connector.read_page(
-            ReadRequest(partition=partition, type=self.read_type if type is None else type, cursor=cursor)
+    async def open_shared_session(self, role: Role) -> PageStore:
+        """Agree upon pages by reference; gives the folder that both ends read.
+
+        Raises:
+            SkippedError: they are not declared, or there is no folder that both can read.
+            FailedError: the connector says that it has read what it has not.
+        """
+        store = self.options.pages
+        if not self.extensions.page_refs:
+            raise SkippedError("it does not declare pages by reference")
+        if store is None:
+            raise SkippedError("pages by reference are tried between processes of one machine only")
+        session = await self.open_session(role)
+        content = secrets.token_bytes(16)
+        self._session = dataclasses.replace(
+            session, page_directory=str(store.directory), page_probe=store.write_probe(content)
         )
+        read = await self.connector.open_session(self._session)
+        if not read:
+            raise SkippedError("it cannot read our page directory, as on another machine")
+        expect(read == content, expected="OpenSession answers with what the probe's file holds", seen="something else")
+        return store
+
+    async def read_page(
+        self,
+        partition: Partition,
+        cursor: bytes = b"",
+        *,
+        type: PageType | None = None,
+        by_reference: bool = False,
+    ) -> Page:
+        """One page, by ReadPage."""
+        kind = self.read_type if type is None else type
+        request = ReadRequest(partition=partition, type=kind, cursor=cursor, by_reference=by_reference)
+        return await self.connector.read_page(request)
 
 
 def seen(page: Page) -> SeenPage:

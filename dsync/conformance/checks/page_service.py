@@ -104,6 +104,34 @@ async def keeps_the_size_agreed_upon(subject: Subject) -> None:
         )
 
 
+@check("page.reference", SOURCE, PAGE_SERVICE, stands_on="dsync.v1 PageRef, OpenSession: page_directory, page_probe")
+async def gives_pages_by_reference(subject: Subject) -> str | None:
+    """Pages are asked for by reference: the file has the page that comes by value, and asking twice gives two files.
+
+    The coordinator removes a file once its page was written: one that two answers share would be gone for the second.
+    """
+    store = await subject.open_shared_session(Role.SOURCE)
+    files = 0
+    for partition in await subject.plan():
+        by_value = await subject.read_page(partition)
+        referred = [await subject.read_page(partition, by_reference=True) for _ in range(2)]
+        names = [page.ref.name for page in referred if page.ref is not None]
+        one_each = f"{partition.namespace}: a file for each answer"
+        expect(len(set(names)) == len(names), expected=one_each, seen="one for both")
+        for page in referred:
+            found = store.loaded(page)
+            expect(
+                (found.rows, found.next_cursor, _digest(found))
+                == (by_value.rows, by_value.next_cursor, _digest(by_value)),
+                expected=f"{partition.namespace}: the page that comes by value",
+                seen="another one",
+            )
+            if page.ref is not None:
+                files += 1
+                store.remove(page.ref)
+    return None if files else "every page came by value: they are small"
+
+
 @check("page.write", SCRATCH, READ_BACK, PAGE_SERVICE, stands_on=f"{_WRITE}: rows")
 async def writes_pages(subject: Subject) -> None:
     """A packed page is written twice: both times it says how many records that were, and each is there once.
@@ -117,6 +145,29 @@ async def writes_pages(subject: Subject) -> None:
         rows = await subject.scratch.write_page(items)
         expect(rows == len(items), expected=f"{len(items)} records written", seen=str(rows))
     await subject.scratch.expect_held(items, after="writing a packed page twice")
+
+
+@check(
+    "page.reference-taken",
+    SCRATCH,
+    READ_BACK,
+    PAGE_SERVICE,
+    stands_on="dsync.v1 PageRef: a file that both ends see",
+)
+async def takes_pages_by_reference(subject: Subject) -> None:
+    """A page in a file is written twice: its records are there, and the file stays.
+
+    A page whose answer was lost is sent again: the coordinator removes the file once it knows that it was written.
+    """
+    store = await subject.open_shared_session(Role.SINK)
+    items = subject.scratch.items(20)
+    body = pages.join_records(subject.scratch.type, [item.record for item in items])
+    page = Page(type=subject.scratch.type, rows=len(items), ref=store.write(body))
+    for _ in range(2):
+        request = WriteRequest(namespace=subject.scratch.namespace, page=page)
+        rows = await subject.connector.write_page(request)
+        expect(rows == len(items), expected=f"{len(items)} records written", seen=str(rows))
+    await subject.scratch.expect_held(items, after="writing a page by reference twice")
 
 
 @check("page.whole", SCRATCH, READ_BACK, PAGE_SERVICE, stands_on=f"{_WRITE}: all of a page or nothing of it")

@@ -15,7 +15,7 @@ from bson.int64 import Int64
 from dsync.conformance import ExamineOptions, Report, examine
 from dsync.protocol.inline import InlineConnector
 from dsync.protocol.interface import Connector
-from dsync.protocol.pages import packed, records_of
+from dsync.protocol.pages import packed, records_of, split_records
 from dsync.sdk.errors import CursorExpiredError, RequestError
 from dsync.sdk.testing.memory import MemoryConnector
 from dsync.sdk.types import (
@@ -101,7 +101,9 @@ class Honest(MemoryConnector):
 
     async def write_page(self, request: WriteRequest) -> int:
         written = await super().write_page(request)
-        for record in records_of(request.page):
+        with self._exchange.body(request.page) as body:
+            records = split_records(PageType.BSON, body)
+        for record in records:
             self.logged(request.namespace, Update(id=(key_of(record),), type=UpdateType.INSERT, data=record))
         return written
 

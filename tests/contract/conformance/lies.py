@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, TypeVar
 
 import bson
@@ -729,6 +730,31 @@ class PacksOnceOnly(OnceOnly):
 class AsLargeAsItLikes(Honest):
     async def read_page(self, request: ReadRequest) -> Page:
         return await super().read_page(dataclasses.replace(request, page_bytes=1 << 24))
+
+
+@lies_in("page.reference")
+class OneFileForAll(Honest):
+    """What was written into the folder once is given to whoever asks again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages: dict[bytes, Page] = {}
+
+    async def read_page(self, request: ReadRequest) -> Page:
+        if not request.by_reference:
+            return await super().read_page(request)
+        place = request.partition.cursor + request.cursor
+        return self.pages.setdefault(place, await super().read_page(request))
+
+
+@lies_in("page.reference-taken")
+class RemovesTheFile(Honest):
+    async def write_page(self, request: WriteRequest) -> int:
+        written = await super().write_page(request)
+        if request.page.ref is not None:
+            assert self.session is not None
+            Path(self.session.page_directory, request.page.ref.name).unlink()
+        return written
 
 
 @lies_in("page.write")
