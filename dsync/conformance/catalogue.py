@@ -30,6 +30,9 @@ Several checks read the same twice: nobody else should write to the namespaces m
 partitions of each and 6 pages of each partition are read. A source whose changes cannot be made by writing to the
 scratch namespace needs somebody who writes while it is examined, or those checks are not tried.
 
+Following is reading, too: a source that keeps something for every stream that GeneratePlan has planned keeps it
+afterwards, because `adiom.v1` has no call that lets go of it. Name other groups by `--only` to leave `stream` out.
+
 Each failure names its check, what was expected and seen, why it matters, and the part of the protocol it stands on. Of
 records nothing is shown but their ids. Exit code 4 means that a check has failed. `--only pages.repeat` tries one
 check, `--only pages` a group.
