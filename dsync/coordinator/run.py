@@ -102,8 +102,12 @@ class Run:
         if not until_caught_up:
             await stream.follow(resyncing.run, beside=when_consistent)
             return
-        await stream.follow_while(resyncing.settle)
-        await stream.pass_mark()
+        while True:
+            await stream.follow_while(resyncing.settle)
+            await stream.pass_mark()
+            # On the way there a table may have been found that has to be copied anew.
+            if not self.context.control.wishes:
+                break
         await stream.follow_while(when_consistent)
 
     async def _let_go_of_snapshot(self) -> None:

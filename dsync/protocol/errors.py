@@ -95,6 +95,10 @@ class NamespaceChangedError(PermanentError, exit_code=6):
     """A table was dropped, rewritten or altered while it was copied; that namespace stops."""
 
 
+class NamespaceRewrittenError(NamespaceChangedError):
+    """Its records have values that no stream tells: copied anew it can be followed on, as it is at the source now."""
+
+
 class OtherEndpointError(PermanentError):
     """The server behind the name is not the one this flow was started with."""
 

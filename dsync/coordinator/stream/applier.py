@@ -15,7 +15,13 @@ from dsync.coordinator.stream.position import Position
 from dsync.coordinator.stream.rounds import Round
 from dsync.coordinator.stream.skips import Skips
 from dsync.protocol import frames
-from dsync.protocol.errors import LanesMeetError, NamespaceChangedError, PluginBugError, RecordError
+from dsync.protocol.errors import (
+    LanesMeetError,
+    NamespaceChangedError,
+    NamespaceRewrittenError,
+    PluginBugError,
+    RecordError,
+)
 from dsync.protocol.frames import Place
 from dsync.protocol.interface import Connector
 from dsync.protocol.types import ChangeFrame, ChangeType, IncompleteChange, Operation, WriteChangesRequest
@@ -49,6 +55,8 @@ class Applier:
     skips: Skips = field(default_factory=Skips)
     columns_of: Callable[[str], frozenset[str]] = lambda namespace: frozenset()
     """What a namespace was copied with: without one of these its rows at the sink would go on having old values."""
+    wish_anew: Callable[[str], object] = lambda namespace: None
+    """Have a namespace that has stopped copied anew, since nothing else stands against following it."""
     in_one: bool = False
     """Each round is one transaction at the sink."""
 
@@ -223,6 +231,8 @@ class Applier:
                 if not any(relation.namespace == namespace for relation in changes.relations):
                     raise
                 await self.stop(namespace, str(error))
+                if isinstance(error, NamespaceRewrittenError):
+                    self.wish_anew(namespace)
                 changes = self.skips.without_stopped(changes)
                 continue
             if not incomplete:

@@ -137,6 +137,7 @@ class Stream:
             ahead=ahead,
             skips=skips,
             columns_of=lambda namespace: self._columns.get(namespace, frozenset()),
+            wish_anew=lambda namespace: context.control.wish_resync((namespace,)),
             in_one=context.spec.apply == "transactional",
         )
         return Follower(

@@ -58,10 +58,17 @@ def test_tables_are_copied_anew_while_the_others_are_followed(
     wait_for(lambda: sink.rows(_CONTENTS) == source.rows(_CONTENTS), timeout_s=60, what=lambda: following.printed)
     source.run("UPDATE orders SET total = 7 WHERE id = 1", "DELETE FROM keyless WHERE id = 1")
     wait_for(lambda: sink.rows(_CONTENTS) == source.rows(_CONTENTS), timeout_s=60, what=lambda: following.printed)
+    # Nobody has sent these values, and nobody has to ask for them.
+    source.run("ALTER TABLE keyless ADD made float DEFAULT random()", "INSERT INTO keyless VALUES (2, 'made')")
+    wait_for(lambda: sink.rows(_CONTENTS) == source.rows(_CONTENTS), timeout_s=60, what=lambda: following.printed)
     following.send(signal.SIGINT)
     assert following.end().exit_code == 130
 
-    source.run("ALTER TABLE orders ALTER total TYPE text")
+    source.run(
+        "ALTER TABLE orders ALTER total TYPE text",
+        "ALTER TABLE keyless ADD number int GENERATED ALWAYS AS IDENTITY",
+        "INSERT INTO keyless VALUES (3, 'numbered')",
+    )
     waits = dsync("resync", "f", "--table", "orders", "--json")
     assert (waits.exit_code, waits.result["running"]) == (0, False), waits.stderr
     ended = dsync("sync", *ends, "--flow", "f", "--until-caught-up", "--verify", "--json")

@@ -1,8 +1,8 @@
 """A table that has changed at the source: a column that was added is added here, everything else stops the table.
 
 What is added gets what the source's rows have in it that were there before, so that no row has to be read again: NULL,
-or the constant that was the default then. Where that cannot be told, the table stops; so it does where a column was
-dropped, renamed or given another type, since the stream says neither which nor what became of its values.
+or the constant that was the default then. Where that cannot be told, the table has to be copied anew; it stops where a
+column was dropped, renamed or given another type, since the stream says neither which nor what became of its values.
 """
 
 from __future__ import annotations
@@ -107,12 +107,11 @@ def _add(
 ) -> None:
     facts = None if reshape.facts is None else reshape.facts.get(column.name, ColumnFacts(name=column.name))
     if not is_empty and (facts is None or facts.is_computed):
-        raise _stopped(
-            reshape,
-            f"column {column.name} was added at the source, and what the rows that were there have in it "
-            + ("is not known here" if facts is None else "was computed for each of them")
-            + f"; {_way_on(reshape)}",
-        )
+        what = "is not known here" if facts is None else "was computed for each of them"
+        raise errors.NamespaceRewrittenError(
+            f"applying changes to {reshape.table.name}: column {column.name} was added at the source, and what the "
+            f"rows that were there have in it {what}; {_way_on(reshape)}"
+        ).about(reshape.relation.namespace)
     old: sql.Composable = sql.SQL("")
     if facts is not None and facts.old_value is not None:
         old = sql.SQL(" DEFAULT {}").format(sql.Literal(facts.old_value))
