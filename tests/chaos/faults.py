@@ -50,11 +50,16 @@ class Faults:
 
     def take_back(self, *, all_of_them: bool = False) -> None:
         """What is over by now."""
-        now_s = time.monotonic()
-        due = [undo for at_s, undo in self._undo if all_of_them or at_s <= now_s]
-        self._undo = [] if all_of_them else [(at_s, undo) for at_s, undo in self._undo if at_s > now_s]
-        for undo in due:
-            undo()
+        while True:
+            now_s = time.monotonic()
+            due = [undo for at_s, undo in self._undo if all_of_them or at_s <= now_s]
+            self._undo = [] if all_of_them else [(at_s, undo) for at_s, undo in self._undo if at_s > now_s]
+            for undo in due:
+                undo()
+            if not (all_of_them and self._undo):
+                return
+            self.world.keep_alive()
+            self.world.rest(1)
 
     def _later(self, seconds: float, undo: Callable[[], None]) -> None:
         self._undo.append((time.monotonic() + seconds, undo))
@@ -125,14 +130,21 @@ class Faults:
         world.tell(f"pause ended with {paused.returncode}")
 
         def resume() -> None:
-            world.keep_alive()
+            if not world.keep_alive().comes_to('"phase_changed"', timeout_s=30):
+                # It has ended, and the next one begins paused.
+                self._later(1, resume)
+                return
             try:
                 resumed = world.command("resume", NAME, "--state", world.flow.location)
             except subprocess.TimeoutExpired:
                 # Nothing ran any more, so that it was the flow, until it was killed.
                 world.disturbed()
+                self._later(1, resume)
                 return
-            world.tell(f"resume ended with {resumed.returncode} {resumed.stderr[-300:] if resumed.returncode else ''}")
+            world.tell(f"resume ended with {resumed.returncode}")
+            if resumed.returncode:
+                # What ran has ended in between: without a password in its state nobody else can go on.
+                self._later(1, resume)
 
         self._later(chance.uniform(1, 6), resume)
 

@@ -63,6 +63,16 @@ class InlineFlow:
             await asyncio.gather(running, return_exceptions=True)
         return caught.value
 
+    async def cut_off_while_streaming(self, until: Callable[[], object]) -> None:
+        """Stream until something is so, and then no more, without an end."""
+        running = asyncio.create_task(self.run(until_caught_up=False))
+        try:
+            await wait_for_async(lambda: until() or running.done(), timeout_s=60, what="what it was to come to")
+            assert not running.done(), running
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
     async def arrives_again(self) -> None:
         """The way on that the errors name: both ends are equal, what the stream has missed included."""
         await self.run(again=True)

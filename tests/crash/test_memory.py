@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 
 import psutil
@@ -11,6 +12,7 @@ import pytest
 from tests.crash.conftest import MakeFlow
 from tests.crash.lives import Life
 from tests.crash.oracles import contents
+from tests.support.waiting import wait_for
 
 ROWS, ROW_BYTES = 64, 4 * 1024 * 1024
 LIMIT_BYTES = 512 * 1024 * 1024
@@ -69,3 +71,38 @@ def test_rows_of_four_megabytes_stay_within_the_limit(make_flow: MakeFlow) -> No
     assert contents(flow.sink, ["public.large"]) == contents(flow.source, ["public.large"])
     assert memory.samples > 10
     assert peak < LIMIT_BYTES, f"{peak / 2**20:.0f} MiB"
+
+
+def _make_tables(uri: str) -> None:
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("CREATE TABLE large (id int PRIMARY KEY, body text)")
+        connection.execute("ALTER TABLE large ALTER COLUMN body SET STORAGE EXTERNAL")
+        connection.execute("CREATE TABLE narrow (id int PRIMARY KEY, filling text)")
+
+
+@pytest.mark.slow
+def test_large_transactions_and_large_rows_are_followed_within_less_than_they_weigh(make_flow: MakeFlow) -> None:
+    """Frames go from source to sink as they come: what is held is a few of them, whatever there is."""
+    flow = make_flow(prepare=_make_tables, mode="full")
+    life = flow.start("--memory-limit", "512MiB")
+    life.wait_for_log('"streaming"')
+    memory = PeakMemory(life)
+    flow.source.run(
+        "INSERT INTO narrow SELECT g, md5(g::text) || md5((-g)::text) FROM generate_series(1, 100000) g",
+        "INSERT INTO large SELECT g, repeat(md5(g::text), 131072) FROM generate_series(1, 64) g",
+    )
+    wait_for(
+        lambda: flow.sink.value("SELECT count(*) FROM large") == ROWS or not life.is_running,
+        timeout_s=90,
+        poll_s=0.3,
+        what="the rows at the sink",
+    )
+    life.signal(signal.SIGINT)
+    ending = life.wait()
+    peak = memory.stop()
+    assert ending.exit_code == 130, ending.log[-4000:]
+    tables = ["public.large", "public.narrow"]
+    assert contents(flow.sink, tables) == contents(flow.source, tables)
+    assert memory.samples > 10
+    # Two hundred and fifty-six MiB of rows, over processes that take a hundred and forty with nothing to do.
+    assert peak < 370 * 2**20, f"{peak / 2**20:.0f} MiB"

@@ -16,7 +16,7 @@ from dsync.coordinator.pace import Pace
 from dsync.coordinator.stream.position import Position
 from dsync.coordinator.tasks import task_group
 from dsync.protocol.errors import PluginBugError, RetryableError
-from dsync.protocol.frames import Place
+from dsync.protocol.frames import START, Place
 from dsync.protocol.interface import Connector
 from dsync.protocol.page_codec import decode_frame, frame_pieces
 from dsync.protocol.types import ChangeFrame, Operation, StreamChangesRequest
@@ -83,6 +83,8 @@ class Intake:
     _asked: tuple[str, ...] | None = field(default=None, init=False)
     """Namespaces that the stream is to be opened anew with."""
     _opened: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _came: Place = field(default=START, init=False)
+    """The end of the last changes that this stream has given."""
 
     async def run(self) -> None:
         """Never returns.
@@ -162,6 +164,7 @@ class Intake:
             durable=self.start.cursor if self.durable is None else self.durable,
         )
         self._opened.set()
+        self._came = START
         stream = self.source.stream_changes(request)
         has_come = False
         try:
@@ -183,14 +186,19 @@ class Intake:
             raise PluginBugError("the source ended its stream of changes, which has no end; a fault of its connector")
 
     async def _take(self, frame: ChangeFrame) -> None:
-        if frame.place > self.quiet.place:
-            await self._keep(frame)
-        elif frame.operations.strip(bytes([Operation.MARK])):
+        has_changes = bool(frame.operations.strip(bytes([Operation.MARK])))
+        if has_changes and frame.place <= self._came:
             raise PluginBugError(
-                f"the source sent changes up to {frame.place} after those up to {self.quiet.place}: it went back, "
+                f"the source sent changes up to {frame.place} after those up to {self._came}: it went back, "
                 "which is a fault of its connector"
             )
-        self.quiet = Position.after(frame)
+        if has_changes:
+            self._came = frame.place
+        if frame.place > self.quiet.place:
+            await self._keep(frame)
+        # What is before was asked for again: the sink may stand inside of a frame, and knows that frame's start alone.
+        if frame.place >= self.quiet.place:
+            self.quiet = Position.after(frame)
         self.position = max(self.position, frame.position)
         self.time = frame.time or self.time
         self.heard.set()

@@ -6,6 +6,7 @@ import asyncio
 import random
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from dsync.coordinator.tasks import StoppedError
 from dsync.protocol.errors import DsyncError, PluginBugError, ServerUnavailableError
 from dsync.protocol.frames import START, Place
 from dsync.protocol.interface import Connector
+from dsync.protocol.page_codec import frame_pieces
 from dsync.protocol.types import (
     ChangeFrame,
     ChangeType,
@@ -35,6 +37,7 @@ from dsync.protocol.types import (
     WrittenChanges,
 )
 from dsync.spool import Spool, SpoolLostError
+from tests.support.waiting import wait_for_async
 from tests.unit.coordinator.stream.histories import Change, LedgerSink, history_of, stream
 from tests.unit.coordinator.stream.test_applying import OPERATIONS, Life, check
 
@@ -432,6 +435,36 @@ async def test_a_spool_that_is_full_holds_the_source_back(tmp_path: Path) -> Non
         gate.set()
         await asyncio.wait_for(task, 20)
     check(sink, history)
+
+
+async def test_what_a_sink_inside_of_a_frame_has_asked_for_again_is_not_taken_twice(tmp_path: Path) -> None:
+    """Its cursor is that of the frame before: what the spool has by then comes once more, and is passed over."""
+    history = history_of([[(Operation.INSERT, 1)], [(Operation.INSERT, 2)], [(Operation.INSERT, 3)]])
+    source = Source(history=history, chance=random.Random(1), breaks=0)
+    second = history[1].place
+    async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=8 * MIB) as spool:
+        async for frame in stream(history[:2], Position(), random.Random(2)):
+            await spool.append(order_of(frame.place), frame_pieces(frame))
+        intake = Intake(
+            source=source,
+            spool=spool,
+            request=StreamChangesRequest(type=ChangeType.BSON),
+            start=Position(place=second, cursor=b""),
+            emit=lambda _: None,
+            reopen=_nothing,
+        )
+        reading = asyncio.create_task(intake.run())
+        await wait_for_async(lambda: intake.quiet.place == history[2].place or reading.done(), what="the last change")
+        assert not reading.done(), reading
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        places = []
+        async with aclosing(spool.read(b"")) as kept:
+            async for item in kept:
+                places.append(place_of(item.order))
+                if places[-1] == history[2].place:
+                    break
+    assert places == sorted(set(places))
 
 
 class Ending(Source):
