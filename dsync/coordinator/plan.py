@@ -118,10 +118,13 @@ class Planner:
     flow: str
     run: str
 
-    async def check(self) -> tuple[Finding, ...]:
-        """What each end finds about itself, its peer and what is selected; an end without checks finds nothing."""
+    async def check(self, planned: Sequence[str] = ()) -> tuple[Finding, ...]:
+        """What each end finds about itself, its peer and what is selected; an end without checks finds nothing.
+
+        What is `planned` already is what is asked about then: what has come to the source since stops nothing.
+        """
         found: list[Finding] = []
-        names = await selected(self.source, self.spec.selection)
+        names = tuple(planned) or await selected(self.source, self.spec.selection)
         for end, peer in ((self.source, self.sink), (self.sink, self.source)):
             if end.speaks_dsync and end.serves("SchemaService"):
                 request = CheckRequest(

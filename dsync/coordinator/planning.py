@@ -22,8 +22,11 @@ class Planning:
     async def check(self) -> tuple[Finding, ...]:
         """What each end finds about itself and its peer, before anything is planned."""
         context = self.context
+        plan = await context.journal.load_plan()
+        is_followed = plan is not None and plan.following is not None
+        planned = [row.namespace for row in plan.namespaces] if plan is not None and is_followed else []
         return await context.retries.call(
-            "check both ends", context.planner.check, before_repeat=context.reopen_sessions
+            "check both ends", lambda: context.planner.check(planned), before_repeat=context.reopen_sessions
         )
 
     async def plan(self) -> tuple[CopyPlan, bool]:

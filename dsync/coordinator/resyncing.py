@@ -7,15 +7,17 @@ life that ends before they have arrived has lost the snapshot: they alone are be
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from dsync.coordinator.context import RunContext
 from dsync.coordinator.control import ResyncWish
 from dsync.coordinator.copying import Copying
 from dsync.coordinator.events import NamespaceRejoined, NamespaceRestarted, SnapshotLost
 from dsync.coordinator.following import Resync
-from dsync.coordinator.plan import CopyPlan
+from dsync.coordinator.plan import CopyPlan, choose
 from dsync.coordinator.planning import Planning
 from dsync.coordinator.stream.lanes import unit_of
 from dsync.coordinator.stream.session import Stream
@@ -32,10 +34,13 @@ from dsync.protocol.errors import (
     UnitLostError,
     UnsupportedError,
 )
-from dsync.protocol.types import Partition
+from dsync.protocol.types import DescribeRequest, Partition
 from dsync.state import STATE_ERRORS, NamespaceRow, UnitRow, finish_units, lane_units
 
 REASON = "it is copied anew while the others are followed"
+NEW = "it is new at the source, and is copied while the others are followed"
+LOOK_EVERY_S = 30.0
+"""How soon a new table is found."""
 MAX_FRUITLESS_SNAPSHOTS = 3
 _ENDS_THE_RUN = (FencedError, OtherEndpointError, AuthenticationError, *STATE_ERRORS)
 """They are of no table."""
@@ -47,16 +52,21 @@ class Resyncing:
     planning: Planning
     stream: Stream
 
+    _refused: set[str] = field(default_factory=set, init=False)
+    """New tables that cannot be followed, as has been said."""
+
     async def run(self) -> None:
-        """Do what is asked for, for ever."""
+        """Do what is asked for, and look for new tables from time to time, for ever."""
         control = self.context.control
         while True:
             control.wished.clear()
             await self.settle()
-            await control.wished.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await control.wished.wait()
 
     async def settle(self) -> None:
-        """Do all that was begun, and all that is asked for by now."""
+        """Do all that was begun, and all that is asked for by now; follow what is new at the source."""
         wishes = self.context.control.wishes
         while True:
             resync = self.stream.following.resync
@@ -64,8 +74,29 @@ class Resyncing:
                 await self._go_through(resync)
             elif wishes:
                 await self._begin(wishes.popleft())
+            elif new := await self._new_table():
+                await self._leave([new], NEW)
             else:
                 return
+
+    async def _new_table(self) -> str | None:
+        """A table that the flow means and does not have yet."""
+        source, spec = self.context.source, self.context.spec
+        if not spec.copies or not source.serves("SchemaService"):
+            return None
+        description = await self.context.retries.call(
+            "look for new tables",
+            lambda: source.connector.describe(DescribeRequest()),
+            before_repeat=source.reopen_session,
+        )
+        try:
+            chosen = choose(description, spec.selection)
+        except RequestError:
+            # What a pattern has meant is there no more.
+            return None
+        known = {row.namespace for row in (await self.context.stored_plan()).namespaces} | self._refused
+        names = [item.namespace for item in description.namespaces if item.namespace in chosen and not item.rowless]
+        return next((name for name in names if name not in known), None)
 
     async def _begin(self, wish: ResyncWish) -> None:
         plan = await self.context.stored_plan()
@@ -76,10 +107,13 @@ class Resyncing:
         # Clearing a table takes the rows of all namespaces that were loaded into it.
         targets = {row.target for row in plan.namespaces if row.namespace in wish.namespaces}
         names = [row.namespace for row in plan.namespaces if row.target in targets and row.namespace in followed]
+        await self._leave(names, REASON)
+        wish.answer.set_result("")
+
+    async def _leave(self, names: Sequence[str], reason: str) -> None:
         await self.stream.apart.leave(names)
         for name in names:
-            self.context.emit(NamespaceRestarted(namespace=name, reason=REASON))
-        wish.answer.set_result("")
+            self.context.emit(NamespaceRestarted(namespace=name, reason=reason))
 
     async def _go_through(self, resync: Resync) -> None:
         """Copy and rejoin; what cannot be copied stops, and says what to do, while the others go on."""
@@ -118,6 +152,7 @@ class Resyncing:
         """They are not followed any more: each says why, and the rest goes on."""
         await self._let_go_of_snapshot()
         way_on = f"`dsync resync {self._flow} --table …` tries again"
+        self._refused |= set(resync.namespaces)
         for name in resync.namespaces:
             reason = str(error) if isinstance(error, NamespaceChangedError) else f"{error}; {way_on}"
             await self.stream.stop_namespace(name, reason)
@@ -183,6 +218,7 @@ class Resyncing:
     async def _record(self, resync: Resync, plan: CopyPlan) -> None:
         stored = await self.context.stored_plan()
         known = {row.namespace: row for row in stored.namespaces}
+        self._require_alone(stored, plan)
         places = iter(range(len(known), len(known) + len(plan.namespaces)))
         rows = [
             replace(row, position=known[row.namespace].position if row.namespace in known else next(places))
@@ -208,6 +244,17 @@ class Resyncing:
             ),
         )
         failpoint("coordinator.after_resync_record")
+
+    def _require_alone(self, stored: CopyPlan, plan: CopyPlan) -> None:
+        """Raise where clearing a table would take the rows of namespaces that are not copied anew."""
+        here = {row.namespace: row.target for row in plan.namespaces}
+        for row in stored.namespaces:
+            for name, target in here.items():
+                if row.target == target and row.namespace not in here:
+                    raise NamespaceChangedError(
+                        f"{name}: its rows go to {target}, as those of {row.namespace} do; copy them together: `dsync "
+                        f"resync {self._flow} --table {row.namespace}`, or all of the flow with --again"
+                    ).about(name)
 
     async def _missed_steps(self, stored: CopyPlan, rows: Sequence[NamespaceRow]) -> list[UnitRow]:
         """Steps of these tables that nobody has done: a sink plans nothing for tables that it has."""

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from dsync.coordinator.stream.intake import order_of
+from dsync.coordinator.stream.lanes import MAIN
 from dsync.coordinator.stream.position import Position
 from dsync.spool import Spool
 
@@ -63,6 +64,9 @@ class Horizon:
         async with self._telling:
             lowest = self.lowest
             if lowest == self.told or not lowest.cursor or lowest.place < self.told.place:
+                return
+            if lowest.place == self.told.place and lowest != self._held.get(MAIN):
+                # The main follower has been there, and what it had heard by then was the later word.
                 return
             await self.record(lowest)
             self.told = lowest

@@ -61,6 +61,8 @@ class Stream:
     letters: Letters
     lanes: Sequence[Lane]
     """Of the main follower."""
+    planned: frozenset[str]
+    """Namespaces of the plan."""
     held: Mapping[str, Position]
     """How far each follower has come, by the sink's ledger."""
 
@@ -118,7 +120,11 @@ class Stream:
             pace=pace,
         )
         ahead = Ahead(all_until=self.following.ahead_until)
-        self.follower = self._follower(MAIN, self.lanes, skips_of(self.following), ahead)
+        skips = skips_of(self.following)
+        for namespace in set(partition.namespaces) - self.planned:
+            # New ones, of which nothing has arrived.
+            skips.stop(namespace)
+        self.follower = self._follower(MAIN, self.lanes, skips, ahead)
 
     def _follower(self, name: str, lanes: Sequence[Lane], skips: Skips, ahead: Ahead) -> Follower:
         context = self.context
@@ -412,7 +418,15 @@ async def streaming(context: RunContext, plan: CopyPlan) -> AsyncIterator[Stream
             lanes=following.lanes,
         )
         await letters.load()
-        stream = Stream(context=context, following=following, spool=spool, letters=letters, lanes=lanes, held=held)
+        stream = Stream(
+            context=context,
+            following=following,
+            spool=spool,
+            letters=letters,
+            lanes=lanes,
+            planned=frozenset(row.namespace for row in plan.namespaces),
+            held=held,
+        )
         stream.learn(plan.namespaces)
         yield stream
 

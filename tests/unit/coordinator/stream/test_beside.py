@@ -232,7 +232,8 @@ async def test_a_namespace_that_is_copied_anew_beside_the_others_ends_as_they_do
         return found
 
     sink = LedgerSink(lanes=lanes, fail=fail, meet=lambda: chance.random() < 0.2)
-    source = Source(history=history, chance=chance, namespaces=len(NAMES))
+    # Without its spool a life cuts its frames anew, and may know older cursors than the source was told.
+    source = Source(history=history, chance=chance, namespaces=len(NAMES), gives_again=not keeps_spool)
     kept = Kept(following=Following(partition=UpdatesPartition(namespaces=tuple(NAMES)), type=ChangeType.BSON, lanes=1))
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         short_waits(patch)
@@ -256,3 +257,26 @@ async def test_a_namespace_that_is_copied_anew_beside_the_others_ends_as_they_do
 
 def last_place(history: Sequence[Change]) -> Place:
     return history[-1].place if history else START
+
+
+async def test_what_the_source_was_told_never_goes_back(tmp_path: Path) -> None:
+    """One that catches up comes to a place with an older cursor than the main one had there: of no use any more."""
+    told = list[bytes]()
+
+    async def tell(position: Position) -> None:
+        told.append(position.cursor)
+
+    def at(transaction: int, cursor: bytes) -> Position:
+        return Position(place=(transaction, 1), cursor=cursor)
+
+    async with await Spool.open(tmp_path / "s", flow="f", limit_bytes=8 * MIB) as spool:
+        horizon = Horizon(spool=spool, acknowledge=tell, record=tell)
+        horizon.hold(MAIN, at(1, b"1"))
+        await horizon.moved(MAIN, at(1, b"1, and nothing since"))
+        horizon.hold(BESIDE, at(1, b"1"))
+        await horizon.moved(MAIN, at(2, b"2"))
+        await horizon.moved(BESIDE, at(1, b"1"))
+        assert told == [b"1, and nothing since"] * 2
+        assert horizon.start.cursor == b"1, and nothing since"
+        await horizon.moved(BESIDE, at(2, b"2"))
+        assert told[2:] == [b"2"] * 2
