@@ -97,7 +97,7 @@ class Follower:
                             await self.applier.apply(found)
                         self._has_applied(found)
                     if time.monotonic() - told_s >= self.acknowledge_every_s:
-                        await self._tell()
+                        await self._tell_news()
                         told_s = time.monotonic()
             finally:
                 if pending is not None:
@@ -109,7 +109,7 @@ class Follower:
 
     async def _rest(self) -> None:
         """Until the run goes on or is to stop; what has been applied need not be kept meanwhile."""
-        await self._tell()
+        await self._tell_news()
         with contextlib.suppress(StoppedError):
             await self.control.wait_while_paused(self.stopping)
 
@@ -129,6 +129,15 @@ class Follower:
         finally:
             for waiter in waiters:
                 waiter.cancel()
+
+    async def _tell_news(self) -> None:
+        """Tell what was applied since the start.
+
+        An earlier life may have ended before it told all. The source is not told of that before the stream has begun:
+        were it opened again, it would be asked for what it has just been told to discard.
+        """
+        if self.intake.has_heard or self.applier.position.place > self.intake.start.place:
+            await self._tell()
 
     async def _tell(self) -> None:
         """Sink, then store, then source: nobody discards what is not durable further on."""

@@ -78,6 +78,8 @@ class Intake:
     """The source's own, by its last word."""
     time: datetime | None = field(default=None, init=False)
     """When that was, by the source's clock."""
+    has_heard: bool = field(default=False, init=False)
+    """The source has said something in this life, so that what it is asked for next is no earlier than that."""
     heard: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     """Set with each frame, also one without changes; whoever waits for it clears it."""
     _asked: tuple[str, ...] | None = field(default=None, init=False)
@@ -201,6 +203,7 @@ class Intake:
             self.quiet = Position.after(frame)
         self.position = max(self.position, frame.position)
         self.time = frame.time or self.time
+        self.has_heard = True
         self.heard.set()
 
     async def _keep(self, frame: ChangeFrame) -> None:

@@ -325,6 +325,38 @@ async def test_a_source_without_changes_may_discard_what_others_have_written(tmp
     assert [Position.decode(cursor).cursor for _, _, cursor in sink.ledger.values()] == [b"(1, 1)+"] * 2
 
 
+async def test_what_an_earlier_life_has_applied_is_told_once_the_stream_has_begun(tmp_path: Path) -> None:
+    """Until then the stream may be opened again, where it was asked for the first time."""
+    history = history_of([[(Operation.INSERT, 1)], [(Operation.INSERT, 2)]])
+
+    class Late(Source):
+        calls = 0
+
+        async def stream_changes(self, request: StreamChangesRequest) -> AsyncGenerator[ChangeFrame, None]:  # type: ignore[override]
+            self.calls += 1
+            frames = super().stream_changes(request)
+            first = await anext(frames)
+            if self.calls == 1:
+                # As long as whoever is in a hurry takes to tell.
+                for _ in range(100):
+                    await asyncio.sleep(0)
+                raise ServerUnavailableError("the line broke")
+            yield first
+            async for frame in frames:
+                yield frame
+
+    sink = LedgerSink(lanes=2)
+    async with await Spool.open(tmp_path / "first", flow="f", limit_bytes=8 * MIB) as spool:
+        earlier = FollowingLife(Source(history=history, chance=random.Random(1), breaks=0), sink, spool, repeat=False)
+        await earlier.run(until=earlier.is_done)
+    told = Told(applied=Position(place=history[0].place, cursor=repr(history[0].place).encode()))
+    source = Late(history=history, chance=random.Random(1), breaks=0, discarded=history[0].place)
+    async with await Spool.open(tmp_path / "second", flow="f", limit_bytes=8 * MIB) as spool:
+        life = FollowingLife(source, sink, spool, repeat=True, told=told)
+        await asyncio.wait_for(life.run(until=lambda: source.discarded == history[-1].place), 20)
+    assert source.calls == 2
+
+
 async def test_one_that_is_stopped_has_told_what_it_has_done(tmp_path: Path) -> None:
     """Between two rounds; what was applied is acknowledged on the way out."""
     history = history_of([[(Operation.INSERT, key)] for key in range(20)])
