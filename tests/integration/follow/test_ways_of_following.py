@@ -12,6 +12,11 @@ from tests.support.databases import Database, DatabaseFactory
 from tests.support.waiting import wait_for
 
 _MOVES = 10
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+_END_WAITING = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 
 
 def _sums(sink: Database, until: threading.Event) -> set[int]:
@@ -73,6 +78,10 @@ def test_a_source_that_may_discard_what_is_spooled_does_so_and_a_lost_spool_is_m
             what="the source to be told",
         )
         following.send(signal.SIGKILL)
+        following.end()
+        # What waits for the lock has all it needs to go on without its coordinator.
+        sink.run(_END_WAITING)
+        wait_for(lambda: not sink.value(_WAITING), what="the end of what waits for the lock")
     assert sink.value("SELECT count(*) FROM t") == 10
     spools = Path(f"{state}.spool")
     kept = shutil.move(spools, tmp_path / "kept")
