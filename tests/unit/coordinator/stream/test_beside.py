@@ -6,9 +6,11 @@ import asyncio
 import random
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -170,8 +172,12 @@ class Life:
     async def _change(self, change: Callable[[Following], Following]) -> None:
         if (failure := self.fail()) == "before":
             raise ServerUnavailableError("the store is gone")
+        place, changed = self.main.place, change(self.kept.following)
         await asyncio.sleep(0)
-        self.kept.following = change(self.kept.following)
+        if self.kept.following.resync is not None and changed.resync is None:
+            await asyncio.sleep(0.002)
+            assert self.main.place == place, "it went on while it took a namespace over"
+        self.kept.following = changed
         if failure == "after":
             raise ServerUnavailableError("the store is gone after all")
 
@@ -280,3 +286,58 @@ async def test_what_the_source_was_told_never_goes_back(tmp_path: Path) -> None:
         assert horizon.start.cursor == b"1, and nothing since"
         await horizon.moved(BESIDE, at(2, b"2"))
         assert told[2:] == [b"2"] * 2
+
+
+@dataclass
+class Moving:
+    """A follower that goes on by a change at every turn of the loop, but while it is at rest."""
+
+    skips: Skips
+    step: int = 1
+    place: Place = (1, 1)
+    resting: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def applier(self) -> Moving:
+        return self
+
+    @property
+    def furthest(self) -> Place:
+        return self.place
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncIterator[None]:
+        async with self.resting:
+            yield
+
+    async def run(self, *, until: Callable[[], bool] = lambda: False) -> None:
+        while not until():
+            async with self.resting:
+                self.place = (self.place[0] + self.step, 1)
+            await asyncio.sleep(0)
+
+
+async def test_the_main_follower_rests_while_it_takes_a_namespace_over() -> None:
+    """Else it would have left out, by the time that it knows, what comes right after the place of the other one."""
+    resync = Resync(number=1, namespaces=AGAIN, start=Position())
+    kept = Following(partition=UpdatesPartition(), type=ChangeType.BSON, lanes=1, resync=resync)
+    main, own = Moving(Skips()), Moving(Skips(), step=3)
+    recorded: list[tuple[Following, Place]] = []
+
+    async def change(how: Callable[[Following], Following]) -> None:
+        await asyncio.sleep(0.01)
+        recorded.append((how(kept), main.place))
+
+    async def make(resync: Resync) -> Follower:
+        return cast("Follower", own)
+
+    horizon = cast("Horizon", SimpleNamespace(let_go=lambda name: asyncio.sleep(0)))
+    going_on = asyncio.create_task(main.run())
+    try:
+        moves = Beside(main=cast("Follower", main), horizon=horizon, change=change, make=make)
+        assert await asyncio.wait_for(moves.rejoin(resync), 20) == frozenset(AGAIN)
+    finally:
+        going_on.cancel()
+        await asyncio.gather(going_on, return_exceptions=True)
+    ((following, place),) = recorded
+    assert following.joined[AGAIN[0]] >= place
