@@ -52,6 +52,7 @@ class InlineFlow:
 
     async def refused_after(self, harm: Callable[[], Awaitable[object]]) -> DsyncError:
         """Stream, do harm, and return what it ends with."""
+        self._streaming.clear()
         running = asyncio.create_task(self.run(until_caught_up=False))
         try:
             await wait_for_async(lambda: self._streaming.is_set() or running.done(), timeout_s=60, what="a stream")
