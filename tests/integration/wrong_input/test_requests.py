@@ -64,7 +64,7 @@ COPY = ("--mode", "copy")
         (("sync", "{door}", "{door}", *COPY, "--transform", "mapping:x"), ("--transform",)),
         (("sync", "{door}", "{door}", *COPY, "--metrics", "0.0.0.0:1"), ("--metrics", "--allow-plaintext")),
         (("sync", "{door}", "{door}", *COPY, "--until-caught-up"), ("--until-caught-up",)),
-        (("cutover", "nightly"), ("cutover",)),
+        (("cutover", "nightly"), ("no flow nightly",)),
     ],
     ids=lambda value: " ".join(value[1:]) if value[0] in ("sync", "cutover") else "",
 )
