@@ -20,8 +20,10 @@ from tests.crash.tables import BUSY_ROWS, writing
 from tests.crash.test_following import FOLLOWING_POINTS
 from tests.crash.test_plugins_die import SINK_POINTS, SOURCE_POINTS, UPSERT_POINTS
 from tests.crash.test_refused_changes import LETTER_POINTS
+from tests.crash.test_resync_dies import RESYNC_POINTS
 from tests.crash.test_spool import SPOOL_POINTS
 from tests.crash.test_streams import STREAM_POINTS
+from tests.integration.follow.test_cutover import CUTOVER_POINTS
 
 STEPS = {
     "coordinator.before_plan": 1,
@@ -172,5 +174,6 @@ def test_every_named_step_is_killed_somewhere() -> None:
         for name in re.findall(r'\bfailpoint\("([a-z_.]+)"\)', path.read_text("utf-8"))
     }
     copying = {*STEPS, *RECOVERY_STEPS, *END_STEPS, *SINK_POINTS, *SOURCE_POINTS, *UPSERT_POINTS}
-    known = {*copying, *SPOOL_POINTS, *FOLLOWING_POINTS, *STREAM_POINTS, *LETTER_POINTS}
+    following = {*FOLLOWING_POINTS, *STREAM_POINTS, *LETTER_POINTS, *RESYNC_POINTS, *CUTOVER_POINTS}
+    known = {*copying, *SPOOL_POINTS, *following}
     assert found == known

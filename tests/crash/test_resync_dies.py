@@ -12,13 +12,19 @@ from tests.crash.followed import fill, working
 from tests.crash.lives import Flow
 from tests.crash.test_streams import check_equal, check_running
 
-STEPS = (
+RESYNC_POINTS = (
+    "coordinator.before_leave",
     "coordinator.after_leave",
+    "coordinator.before_resync_plan",
+    "coordinator.before_resync_record",
     "coordinator.after_resync_record",
-    "coordinator.after_page@4",
+    "coordinator.before_resync_copied",
     "coordinator.after_resync_copied",
+    "coordinator.before_rejoin",
     "coordinator.after_rejoin",
 )
+_AMID_COPY = "coordinator.after_page@4"
+STEPS = (*RESYNC_POINTS[:5], _AMID_COPY, *RESYNC_POINTS[5:])
 """The steps at which one life after the other is killed, each a little further than the one before."""
 
 

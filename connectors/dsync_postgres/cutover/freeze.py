@@ -14,7 +14,7 @@ import msgpack
 import psycopg.errors as pg
 from psycopg import sql
 
-from dsync.sdk import errors, failpoint, types
+from dsync.sdk import errors, types
 from dsync_postgres.sessions import Connection, Sessions
 
 _VERSION = 1
@@ -100,9 +100,7 @@ async def freeze(sessions: Sessions, *, dry_run: bool, wait_s: float) -> types.F
     before = await sessions.run("looking at whether the source is read-only", _read_before)
     own = sessions.prefix_of(types.Role.SOURCE)
     if not dry_run:
-        failpoint("source.before_freeze")
         await sessions.run("making the source read-only", _make_read_only)
-        failpoint("source.after_freeze")
     now_s = await sessions.run("reading the server's clock", _clock)
 
     def look(connection: Connection) -> list[types.ConnectedSession]:

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections.abc import Collection, Mapping
 
-from dsync.sdk import errors, failpoint
+from dsync.sdk import errors
 from dsync_postgres.identity import Identity, read_identity
 from dsync_postgres.schema.names import TableName
 from dsync_postgres.sessions import Sessions
@@ -67,7 +67,6 @@ async def join_stream(
     identity = await sessions.run("asking the server who it is", read_identity)
     require_whole(await find_slot(sessions, kept.slot), kept.slot, database=identity.database)
     was_published = await _publish(sessions, kept, names)
-    failpoint("source.after_joining_publication")
     if not (was_published and followed and set(names) <= set(followed)):
         # What had begun before may be decoded as if the tables were not published, and others after it likewise.
         await pass_visibility_barrier(sessions, await running_transactions(sessions), timeout_s=wait_s)
