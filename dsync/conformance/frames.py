@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+import stamina
+
 from dsync.conformance.outcomes import SkippedError, expect
 from dsync.conformance.reading import Reading
 from dsync.conformance.records import digest
 from dsync.conformance.scratch import Item, Scratch
 from dsync.conformance.stream import Stream
+from dsync.protocol.errors import RetryableError
 from dsync.protocol.types import ChangeFrame, Operation, Role, StreamChangesRequest, UpdatesPartition
 
 ROUNDS = 3
@@ -72,7 +75,12 @@ class Frames:
             raise SkippedError("it declares no type of changes that it streams")
         await subject.open_session(Role.SOURCE)
         self.has_begun = True
-        plan = await subject.connector.open_plan([self._scratch.namespace], updates=True, wait_s=_OPEN_S)
+        # A stream that was closed may still be held by the server, as it is after a coordinator's death.
+        async for attempt in stamina.retry_context(
+            on=RetryableError, attempts=None, timeout=_OPEN_S, wait_initial=0.1, wait_max=1.0
+        ):
+            with attempt:
+                plan = await subject.connector.open_plan([self._scratch.namespace], updates=True, wait_s=_OPEN_S)
         expect(len(plan.updates_partitions) == 1, expected="a plan with one updates partition", seen="another number")
         return plan.updates_partitions[0]
 
