@@ -130,7 +130,8 @@ class Faults:
         world.tell(f"pause ended with {paused.returncode}")
 
         def resume() -> None:
-            if not world.keep_alive().comes_to('"phase_changed"', timeout_s=30):
+            # A life that begins paused says that, and nothing of a phase.
+            if not world.keep_alive().comes_to('"phase_changed"', '"run_paused"', timeout_s=30):
                 # It has ended, and the next one begins paused.
                 self._later(1, resume)
                 return

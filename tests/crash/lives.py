@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,14 +123,17 @@ class Life:
         )
         assert self.is_running, f"the command ended before it was stopped:\n{self.log[-6000:]}"
 
-    def comes_to(self, text: str, *, timeout_s: float = 60.0) -> bool:
-        """Wait until the log has that text; False where the command ends before."""
+    def comes_to(self, *texts: str, timeout_s: float = 60.0) -> bool:
+        """Wait until the log has one of these texts; False where the command ends before."""
         wait_for(
-            lambda: text in self.log or not self.is_running,
+            lambda: self._has_logged(texts) or not self.is_running,
             timeout_s=timeout_s,
-            what=lambda: f"{text!r} in the log:\n{self.log[-4000:]}",
+            what=lambda: f"{' or '.join(map(repr, texts))} in the log:\n{self.log[-4000:]}",
         )
-        return text in self.log
+        return self._has_logged(texts)
+
+    def _has_logged(self, texts: Sequence[str]) -> bool:
+        return any(text in self.log for text in texts)
 
     def wait_for_log(self, text: str) -> None:
         """Wait until the log has that text, or fail where the command ends before."""
