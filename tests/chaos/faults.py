@@ -83,6 +83,8 @@ class Faults:
         life = self.world.keep_alive()
         self.world.expect_end()
         life.signal(number)
+        # One that was frozen hears nothing before, and what would thaw it comes after this.
+        life.signal(signal.SIGCONT)
         self.world.end_of_life()
 
     def _kill_source_plugin(self, chance: random.Random) -> None:
