@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from dsync.protocol.errors import DsyncError
+from dsync.protocol.errors import DsyncError, RetryableError
 
 
 class Outcome(enum.Enum):
@@ -41,3 +41,13 @@ def expect(condition: bool, *, expected: str, seen: str) -> None:
 def status_of(error: DsyncError) -> str:
     """An error as a report shows it: its status and our class of it, without its text, which may quote a record."""
     return f"{type(error).status.name} ({type(error).__name__})"
+
+
+def final_status(error: DsyncError, *, expected: str) -> str:
+    """The status of a refusal, as a report shows it.
+
+    Raises:
+        FailedError: it asks for a retry, which would be made for as long as a flow retries.
+    """
+    expect(not isinstance(error, RetryableError), expected=expected, seen=status_of(error))
+    return status_of(error)

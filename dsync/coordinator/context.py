@@ -65,6 +65,14 @@ class RunContext:
         await self.source.reopen_session()
         await self.sink.reopen_session()
 
+    async def let_go_of_snapshot(self) -> None:
+        """Held on, it would keep the source from removing what was deleted since. Repeatable."""
+        await self.retries.call(
+            "let go of the snapshot",
+            lambda: self.source.connector.close_plan(self.journal.flow),
+            before_repeat=self.source.reopen_session,
+        )
+
     async def enter(self, phase: Phase) -> None:
         """Record and tell that the run has come so far."""
         await self.journal.set_phase(phase)

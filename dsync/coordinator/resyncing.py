@@ -150,7 +150,7 @@ class Resyncing:
 
     async def _give_up(self, resync: Resync, error: DsyncError) -> None:
         """They are not followed any more: each says why, and the rest goes on."""
-        await self._let_go_of_snapshot()
+        await self.context.let_go_of_snapshot()
         way_on = f"`dsync resync {self._flow} --table …` tries again"
         self._refused |= set(resync.namespaces)
         for name in resync.namespaces:
@@ -172,7 +172,7 @@ class Resyncing:
         )
         plan = await copying.copy_once()
         await self._finish(copying, plan)
-        await self._let_go_of_snapshot()
+        await self.context.let_go_of_snapshot()
         arrived = tuple(name for name in self._current.namespaces if name not in copying.stopped)
         if not arrived:
             name = min(copying.stopped)
@@ -265,12 +265,3 @@ class Resyncing:
             for unit in stored.steps
             if unit.step is not None and unit.step.namespace in targets and not progress[unit.unit].done
         ]
-
-    async def _let_go_of_snapshot(self) -> None:
-        """Held on, it would keep the source from removing what was deleted since."""
-        source = self.context.source
-        await self.context.retries.call(
-            "let go of the snapshot",
-            lambda: source.connector.close_plan(self.context.journal.flow),
-            before_repeat=source.reopen_session,
-        )

@@ -75,7 +75,7 @@ class Run:
 
             async def work() -> RunResult:
                 arrived, failures = await self._arrive(copying, plan, stream)
-                await self._let_go_of_snapshot()
+                await self.context.let_go_of_snapshot()
                 await stream.has_copied_exactly()
                 await self.context.enter(Phase.STREAMING)
                 resyncing = Resyncing(context=self.context, planning=self._planning, stream=stream)
@@ -109,15 +109,6 @@ class Run:
             if not self.context.control.wishes:
                 break
         await stream.follow_while(when_consistent)
-
-    async def _let_go_of_snapshot(self) -> None:
-        """Held on, it would keep the source from removing what was deleted since."""
-        source = self.context.source
-        await self.context.retries.call(
-            "let go of the snapshot",
-            lambda: source.connector.close_plan(self.context.journal.flow),
-            before_repeat=source.reopen_session,
-        )
 
     @property
     def _planning(self) -> Planning:

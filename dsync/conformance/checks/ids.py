@@ -13,11 +13,11 @@ from bson.int64 import Int64
 
 from dsync.conformance.check import check
 from dsync.conformance.needs import READ_BACK, SCRATCH
-from dsync.conformance.outcomes import SkippedError, expect, status_of
+from dsync.conformance.outcomes import SkippedError, expect, final_status
 from dsync.conformance.records import Id, id_of, number_key
 from dsync.conformance.scratch import NUMBER, TEXT, Item
 from dsync.conformance.subject import Subject
-from dsync.protocol.errors import DsyncError, RetryableError
+from dsync.protocol.errors import DsyncError
 from dsync.protocol.types import PageType, UpdateType
 
 _IDS = "adiom.v1: ids are BSON values: compare type and bytes together"
@@ -148,10 +148,6 @@ async def _is_taken(subject: Subject, item: Item) -> bool:
     try:
         await subject.scratch.write([item])
     except DsyncError as error:
-        expect(
-            not isinstance(error, RetryableError),
-            expected=f"the id {item.id}: success, or a status that is not worth a retry",
-            seen=status_of(error),
-        )
+        final_status(error, expected=f"the id {item.id}: success, or a status that is not worth a retry")
         return False
     return True

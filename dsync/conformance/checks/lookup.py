@@ -6,10 +6,10 @@ import secrets
 
 from dsync.conformance.check import check
 from dsync.conformance.needs import LOOKUP, NO_LOOKUP, SOURCE
-from dsync.conformance.outcomes import SkippedError, expect, status_of
+from dsync.conformance.outcomes import SkippedError, expect, final_status
 from dsync.conformance.records import Id, bson_id, id_of
 from dsync.conformance.subject import Subject
-from dsync.protocol.errors import DsyncError, RetryableError
+from dsync.protocol.errors import DsyncError
 from dsync.protocol.types import BsonValue, PageType
 
 _GET = "adiom.v1 GetByIds"
@@ -75,12 +75,8 @@ async def refuses_what_it_does_not_declare(subject: Subject) -> str | None:
     try:
         found = await _get(subject, name, ids)
     except DsyncError as error:
-        expect(
-            not isinstance(error, RetryableError),
-            expected="a status that is not worth a retry, as UNIMPLEMENTED",
-            seen=status_of(error),
-        )
-        return f"refused with {status_of(error)}"
+        status = final_status(error, expected="a status that is not worth a retry, as UNIMPLEMENTED")
+        return f"refused with {status}"
     expect(found == ids, expected="a refusal, as UNIMPLEMENTED, or every record", seen="records are missing")
     return "it finds records by id although it does not declare it"
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from dsync.conformance.check import check
 from dsync.conformance.needs import SOURCE
-from dsync.conformance.outcomes import FailedError, expect, status_of
+from dsync.conformance.outcomes import FailedError, expect, final_status
 from dsync.conformance.reading import RECORD_TYPES, SeenPage
 from dsync.conformance.records import Id
 from dsync.conformance.subject import Subject
 from dsync.protocol.channel import MAX_MESSAGE_BYTES
-from dsync.protocol.errors import DsyncError, RetryableError
+from dsync.protocol.errors import DsyncError
 from dsync.protocol.types import PageType, Partition, ReadRequest
 
 _LIST = "adiom.v1 ListData"
@@ -68,12 +68,7 @@ async def goes_on_from_every_cursor(subject: Subject) -> str | None:
                 rest = [await subject.read(partition, page.next_cursor)]
                 rest += [await subject.read(partition, before.next_cursor) for before in wanted[:-1]]
             except DsyncError as error:
-                expect(
-                    not isinstance(error, RetryableError),
-                    expected="a page, or a status that is not worth a retry",
-                    seen=status_of(error),
-                )
-                refused = status_of(error)
+                refused = final_status(error, expected="a page, or a status that is not worth a retry")
                 continue
             _expect_same(rest, wanted, partition, f"read from the cursor of page {number}")
     return f"cursors from before are refused with {refused}: what was cut off is read anew" if refused else None
@@ -247,12 +242,7 @@ async def _refusal(subject: Subject, request: ReadRequest) -> str:
     try:
         page = await subject.connector.list_data(request)
     except DsyncError as error:
-        expect(
-            not isinstance(error, RetryableError),
-            expected="a status that is not worth a retry, as INVALID_ARGUMENT",
-            seen=status_of(error),
-        )
-        return status_of(error)
+        return final_status(error, expected="a status that is not worth a retry, as INVALID_ARGUMENT")
     raise FailedError(expected="a refusal, as INVALID_ARGUMENT", seen=f"a page of {page.rows} records")
 
 

@@ -6,9 +6,9 @@ import secrets
 
 from dsync.conformance.check import check
 from dsync.conformance.needs import DEFAULT_PLAN, SEVERAL, SOURCE
-from dsync.conformance.outcomes import expect, status_of
+from dsync.conformance.outcomes import expect, final_status
 from dsync.conformance.subject import Subject
-from dsync.protocol.errors import DsyncError, RetryableError
+from dsync.protocol.errors import DsyncError
 from dsync.protocol.types import PlanRequest, ReadRequest
 
 _PLAN = "adiom.v1 GeneratePlan"
@@ -92,10 +92,6 @@ async def refuses_unknown_namespaces(subject: Subject) -> str | None:
                 page.rows == 0, expected="no records of a namespace that does not exist", seen=f"{page.rows} records"
             )
     except DsyncError as error:
-        expect(
-            not isinstance(error, RetryableError),
-            expected="a status that is not worth a retry, as NOT_FOUND or INVALID_ARGUMENT",
-            seen=status_of(error),
-        )
-        return f"refused with {status_of(error)}"
+        status = final_status(error, expected="a status that is not worth a retry, as NOT_FOUND or INVALID_ARGUMENT")
+        return f"refused with {status}"
     return "a namespace that does not exist is planned as an empty one"

@@ -10,10 +10,10 @@ from itertools import pairwise
 from dsync.conformance.changes import A_ROUND, SeenUpdate, content_of, fill
 from dsync.conformance.check import check
 from dsync.conformance.needs import LSN, MAKES_CHANGES, NO_LSN, SCRATCH, SOURCE, STREAM
-from dsync.conformance.outcomes import FailedError, SkippedError, expect, status_of
+from dsync.conformance.outcomes import FailedError, SkippedError, expect, final_status
 from dsync.conformance.records import Id, id_of, number_key
 from dsync.conformance.subject import Subject
-from dsync.protocol.errors import DsyncError, RetryableError
+from dsync.protocol.errors import DsyncError
 from dsync.protocol.types import LsnPosition, PageType, StreamRequest, UpdateType
 
 _STREAM = "adiom.v1 StreamUpdates"
@@ -172,12 +172,8 @@ async def refuses_foreign_cursors(subject: Subject) -> str | None:
     except TimeoutError as exc:
         raise FailedError(expected="a refusal, as INVALID_ARGUMENT", seen="an open stream") from exc
     except DsyncError as error:
-        expect(
-            not isinstance(error, RetryableError),
-            expected="a status that is not worth a retry, as INVALID_ARGUMENT",
-            seen=status_of(error),
-        )
-        return f"refused with {status_of(error)}"
+        status = final_status(error, expected="a status that is not worth a retry, as INVALID_ARGUMENT")
+        return f"refused with {status}"
     raise FailedError(
         expected="a refusal, as INVALID_ARGUMENT", seen="the end of the stream" if batch is None else "changes"
     )

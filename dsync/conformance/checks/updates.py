@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dsync.conformance.check import check
 from dsync.conformance.needs import READ_BACK, SCRATCH
-from dsync.conformance.outcomes import FailedError, expect, status_of
+from dsync.conformance.outcomes import FailedError, final_status, status_of
 from dsync.conformance.scratch import NUMBER, TEXT, Item
 from dsync.conformance.subject import Subject
-from dsync.protocol.errors import DsyncError, RetryableError, UnsupportedError
+from dsync.protocol.errors import DsyncError, UnsupportedError
 from dsync.protocol.types import Update, UpdateType
 
 _UPDATES = "adiom.v1 WriteUpdates"
@@ -136,12 +136,8 @@ async def refuses_unknown_kinds(subject: Subject) -> str | None:
     except UnsupportedError as error:
         return f"refused with {status_of(error)}"
     except DsyncError as error:
-        expect(
-            not isinstance(error, RetryableError),
-            expected="a status that is not worth a retry, as INVALID_ARGUMENT",
-            seen=status_of(error),
-        )
-        return f"refused with {status_of(error)}"
+        status = final_status(error, expected="a status that is not worth a retry, as INVALID_ARGUMENT")
+        return f"refused with {status}"
     raise FailedError(expected="a refusal, as INVALID_ARGUMENT", seen="success")
 
 
